@@ -1,0 +1,183 @@
+"""Whole-file configurations of the `infnet` verbs: one class, read top to bottom like its YAML file."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from infnet.baselines import Model
+from infnet.features import Feature
+from infnet.tasks import Task
+from rayrun.config import Config, Place
+from rayrun.data.source import Source
+from rayrun.ray.compute import Compute
+
+
+class TimeSplit(Config):
+    """Rows before `valid_from` train, rows from `test_from` on test, those between validate."""
+
+    type: Literal["time"] = "time"
+    valid_from: str
+    """ISO date or date-time (UTC unless it says otherwise), or an integer in the unit of the time column."""
+    test_from: str
+
+
+class ColumnSplit(Config):
+    """A column says it: `train`, `valid` or `test`."""
+
+    type: Literal["column"] = "column"
+    column: str = "split"
+
+
+class HashSplit(Config):
+    """By a stable hash of a column (sets without time); rows of one value stay together."""
+
+    type: Literal["hash"] = "hash"
+    column: str
+    valid: float = 0.1
+    test: float = 0.1
+    seed: int = 0
+
+
+Split = Annotated[TimeSplit | ColumnSplit | HashSplit, Field(discriminator="type")]
+
+
+class Data(Config):
+    """The log: where, how it is split, what may be wrong with it."""
+
+    source: Source
+    split: Split
+    statistics: Literal["frozen", "rolling"] = "frozen"
+    """What a valid or test row may know: nothing after the training period (`frozen`, for headline numbers), or every
+    strictly earlier event (`rolling`, a separate table)."""
+    max_bad_share: float = 0.01
+    """More bad rows than this share fail the run; fewer are quarantined with their reasons."""
+    shard_rows: int = 65_536
+    """Rows of one Parquet shard."""
+
+
+class Optimizer(Config):
+    """Optimizer of the dense parameters."""
+
+    type: Literal["adam", "adamw", "adagrad"] = "adam"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    clip_norm: float = 0.0
+    """Largest gradient norm of the dense parameters; 0 switches clipping off."""
+
+
+class EmbeddingOptimizer(Config):
+    """Row-wise optimizer of the embedding tables; only rows of the batch are read or written."""
+
+    type: Literal["adam", "adagrad", "rowwise_adagrad"] = "adam"
+    lr: float = 1e-3
+    l2: float = 0.0
+    """L2 penalty on the rows touched by the batch."""
+
+
+class EarlyStopping(Config):
+    """Stop when a validation metric has not improved for `patience` evaluations."""
+
+    metric: str = "auc"
+    """Mean over the tasks that have it."""
+    patience: int = 2
+    min_delta: float = 0.0
+
+
+class SingleStrategy(Config):
+    """One worker, plain PyTorch."""
+
+    type: Literal["single"] = "single"
+
+
+class DdpStrategy(Config):
+    """Data parallel: dense gradients averaged by DistributedDataParallel."""
+
+    type: Literal["ddp"] = "ddp"
+
+
+class DeepSpeedStrategy(Config):
+    """Data parallel with DeepSpeed ZeRO over the dense parameters; tables stay outside the engine."""
+
+    type: Literal["deepspeed"] = "deepspeed"
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    deepspeed_extra: dict[str, object] = {}
+    """Further DeepSpeed settings; any key that is derived here is refused."""
+
+
+Strategy = Annotated[
+    SingleStrategy | DdpStrategy | DeepSpeedStrategy, Field(discriminator="type")
+]
+
+
+class Train(Config):
+    """How to train."""
+
+    epochs: int = 1
+    batch_size: int = 4096
+    """Rows per optimizer step over all workers."""
+    micro_batch_size: int | None = None
+    """Rows per forward pass of one worker; absent: batch_size / workers. Must divide exactly."""
+    lanes: int = 8
+    """Streams the training rows are read in; a multiple of the number of workers. The rows of a step depend on
+    it and on the seed, not on the number of workers."""
+    shuffle_rows: int = 65_536
+    """Rows shuffled at a time in each lane."""
+    optimizer: Optimizer = Optimizer()
+    embeddings: EmbeddingOptimizer = EmbeddingOptimizer()
+    strategy: Strategy = SingleStrategy()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    early_stopping: EarlyStopping | None = None
+    evaluate_every_steps: int = 0
+    """0: once per epoch."""
+    checkpoint_every_steps: int = 0
+    """0: once per epoch."""
+    max_failures: int = 2
+    """Worker deaths survived by restarting from the newest checkpoint."""
+    seed: int = 0
+
+
+class Evaluate(Config):
+    """What `infnet evaluate` computes beside the metrics of each task."""
+
+    batch_size: int = 8192
+    bootstrap: int = 200
+    """User-bootstrap replicates behind each 95 % interval."""
+    ndcg_at: tuple[int, ...] = (5,)
+    seed: int = 0
+
+
+class Inputs(Config):
+    """Where a verb finds what an earlier verb made. Never part of the digest."""
+
+    data: Annotated[str, Place] = ""
+    """Dataset directory of `infnet prepare`. Empty: train prepares first, into a cache keyed by content."""
+    checkpoint: Annotated[str, Place] = ""
+    """Run directory of `infnet train`."""
+    bundle: Annotated[str, Place] = ""
+
+
+class InfnetConfig(Config):
+    """One run of the multitask scorer, from the raw log to the evaluated model."""
+
+    name: str
+    data: Data
+    features: dict[str, Feature]
+    tasks: dict[str, Task]
+    model: Model
+    rivals: dict[str, Model] = {}
+    """Baselines trained and evaluated beside the model, on the same rows."""
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    inputs: Inputs = Inputs()
+    compute: Compute
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> "InfnetConfig":
+        if not self.features:
+            raise ValueError("features: at least one feature is required")
+        if not self.tasks:
+            raise ValueError("tasks: at least one task is required")
+        return self

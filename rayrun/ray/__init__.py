@@ -1,0 +1,1 @@
+"""Everything of ours that names Ray or DeepSpeed, imported lazily."""
