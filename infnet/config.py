@@ -107,9 +107,7 @@ class DeepSpeedStrategy(Config):
     """Further DeepSpeed settings; any key that is derived here is refused."""
 
 
-Strategy = Annotated[
-    SingleStrategy | DdpStrategy | DeepSpeedStrategy, Field(discriminator="type")
-]
+Strategy = Annotated[SingleStrategy | DdpStrategy | DeepSpeedStrategy, Field(discriminator="type")]
 
 
 class Train(Config):
