@@ -1,0 +1,51 @@
+# infnet-ray. `make help` lists the targets; each sets up what it needs on a bare machine.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+RUNS ?= runs
+# The simulator needs no data. With INFNET_DATA (a folder or URI) the run uses the real log there.
+CONFIG ?= $(if $(INFNET_DATA),configs/infnet/kuairand27k_explicit.yaml,configs/infnet/simulated.yaml)
+RUN_NAME := $(basename $(notdir $(CONFIG)))
+OUT ?= $(RUNS)/$(RUN_NAME)
+
+.PHONY: help install run test check bench format golden clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: .venv/installed ## .venv with everything (CPU or CUDA torch, as the index offers it)
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "infnet-ray needs Python 3.11 or newer, found $$($(PYTHON) --version); set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv (2 to 3 minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+run: install ## raw log -> prepared data -> trained model and rivals -> evaluation -> HTML report
+	@$(BIN)/infnet prepare $(CONFIG) --out $(OUT)/data
+	@$(BIN)/infnet train $(CONFIG) --set inputs.data=$(OUT)/data --out $(OUT)/train
+	@$(BIN)/infnet evaluate $(OUT)/train --out $(OUT)/evaluate
+	@echo "report: $(abspath $(OUT))/evaluate/report.html"
+
+test: install ## all CPU tests (set INFNET_DATA to include those on real data)
+	@$(BIN)/python -m pytest
+
+check: install ## format, lint, types, import contracts
+	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/pyright --warnings
+	@$(BIN)/lint-imports
+
+format: install ## rewrite the sources in the house format
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: install ## speed, as ratios against a peer or a floor in the same run (minutes, quiet machine)
+	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+golden: install ## rewrite golden files; commit them alone, saying why they changed
+	@GOLDEN_WRITE=1 $(BIN)/python -m pytest -q -k golden
+
+clean: ## remove run outputs (not the environment)
+	@rm -rf $(RUNS)
