@@ -17,8 +17,10 @@ class TimeSplit(Config):
 
     type: Literal["time"] = "time"
     valid_from: str
-    """ISO date or date-time (UTC unless it says otherwise), or an integer in the unit of the time column."""
+    """ISO date or date-time (UTC unless it says otherwise), or an integer in the unit of the column."""
     test_from: str
+    column: str = ""
+    """Another column to cut by (a calendar day, say `date: 20220419`); empty: the time column."""
 
 
 class ColumnSplit(Config):
