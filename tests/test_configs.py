@@ -1,0 +1,36 @@
+"""Every configuration we ship loads, plans without side effects, and survives a round trip."""
+
+from pathlib import Path
+
+import pytest
+
+from infnet.config import InfnetConfig
+from rayrun.config import load, parse_yaml, validate
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def test_the_walk_finds_them():
+    assert len(CONFIGS) >= 4
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_it_loads_and_survives_a_round_trip(path):
+    config = load(InfnetConfig, path)
+    assert config.name
+    again = validate(InfnetConfig, parse_yaml(config.to_yaml(), where="again"), where="again")
+    assert again == config
+    assert again.digest() == config.digest()
+
+
+def test_the_configuration_reference_is_current():
+    from rayrun.reference import reference
+
+    text = reference("Configuration of `infnet`", InfnetConfig)
+    path = ROOT / "docs" / "config.md"
+    import os
+
+    if os.environ.get("GOLDEN_WRITE"):
+        path.write_text(text, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == text, "run: make golden"
