@@ -39,6 +39,10 @@ __all__ = [
     "exists",
     "explain",
     "fetch",
+    "file_digest",
+    "free_bytes",
+    "human",
+    "is_disk_full",
     "is_local",
     "join",
     "local_path",
@@ -47,6 +51,7 @@ __all__ = [
     "output",
     "put",
     "read_bytes",
+    "size",
     "storage_errors",
     "write_bytes",
 ]
@@ -99,6 +104,20 @@ def names(uri: Uri) -> list[str]:
         if not found or found == [key]:
             raise FileNotFoundError(key)
         return sorted(name.removeprefix(key + "/") for name in found if not name.endswith("/"))
+
+
+def size(uri: Uri) -> int:
+    """Bytes of one file.
+
+    Raises:
+        StorageError: missing, unreachable or refused.
+    """
+    path = local_path(uri)
+    with storage_errors(uri):
+        if path is not None:
+            return path.stat().st_size
+        filesystem, key = remote(uri)
+        return int(filesystem.size(key))
 
 
 def read_bytes(uri: Uri) -> bytes:
@@ -173,7 +192,7 @@ def open(uri: Uri, mode: str = "rb") -> Generator[IO[Any]]:
 
 
 def fetch(uri: Uri, into: Path) -> Path:
-    """A local path with the content of `uri`, file or directory: itself if local, else copied `into`.
+    """A local path with the content of `uri`, file or directory: itself if local, else a copy.
 
     Raises:
         StorageError: missing, full, unreachable or refused.
@@ -214,9 +233,9 @@ def put(local_dir: Path, uri: Uri) -> None:
     path = local_path(uri)
     if path is not None:
         _refuse_strangers(uri)
-        size = sum((local_dir / name).stat().st_size for name in files)
-        _check_room(path, size)
-        with storage_errors(uri, needed=size):
+        needed = sum((local_dir / name).stat().st_size for name in files)
+        _check_room(path, needed)
+        with storage_errors(uri, needed=needed):
             path.parent.mkdir(parents=True, exist_ok=True)
             with _replacing(path) as temporary:
                 shutil.copytree(local_dir, temporary)
