@@ -11,38 +11,72 @@ A feature goes through three stages, each free of the others:
 Derived columns are added to the raw table before `encode` by whoever drives it: prepare (from sorted passes
 over the log), `infnet evaluate --data FILE` (from the frozen look-up tables), the server (from the request).
 
+    __time                       int64       milliseconds of the row; 0 in logs without time
+    __label.<task>               float64     label of a task, null where not observed (training rows only)
     __history.<feature>          list<struct<event columns…, __time: int64>>  oldest first, at most max_length
-    __statistic.<feature>.count  float64     earlier training rows of the row's key
+    __statistic.<feature>.count  float64     training rows of the row's key whose value is observed
     __statistic.<feature>.sum    float64     sum of the value over them
+
+`infnet.features.feature_set.FeatureSet.with_roles` adds the first two.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import model_validator
 
+from infnet.features.columns import as_numpy, column, missing, numbers, text
+from infnet.features.vocabulary import Vocabulary
 from infnet.schema import DenseSlot, FieldSlot, SequenceSlot, TableSpec
 from rayrun.config import Config, Json
 
 
 class VocabularyDemand(Config):
-    """Distinct values of a column over training rows, the most frequent first."""
+    """Distinct values of some columns over training rows, the most frequent first."""
 
-    column: str
+    columns: tuple[str, ...]
+    """One column; several where fields share an embedding table: their counts are added."""
     min_count: int
     max_size: int
+
+
+class Where(Config):
+    """A condition on one column. A missing value never satisfies it."""
+
+    column: str
+    op: Literal["==", "!=", ">", ">=", "<", "<="] = "=="
+    value: float | bool | str
+
+    @model_validator(mode="after")
+    def _text_has_no_order(self) -> "Where":
+        if isinstance(self.value, str) and self.op not in ("==", "!="):
+            raise ValueError(f"op {self.op!r} needs a number as value, found {self.value!r}")
+        return self
+
+    def holds(self, rows: pa.Table) -> np.ndarray:
+        """True for the rows that satisfy it."""
+        compare = {"==": np.equal, "!=": np.not_equal, ">": np.greater, ">=": np.greater_equal}
+        compare |= {"<": np.less, "<=": np.less_equal}
+        found = column(rows, self.column)
+        if isinstance(self.value, str):
+            equal = as_numpy(pc.fill_null(pc.equal(text(found), self.value), False))
+            return equal if self.op == "==" else ~equal & ~missing(found)
+        values, _ = numbers(found)
+        return compare[self.op](values, float(self.value)) & ~np.isnan(values)
 
 
 class HistoryDemand(Config):
     """Events of the same user strictly earlier than the row, most recent kept."""
 
-    where: tuple[str, str, float | str | bool] | None
-    """(column, operator, value): which rows are events of this behaviour; None: all of them."""
+    where: Where | None
+    """Which rows are events of this behaviour; None: all of them."""
     columns: tuple[str, ...]
     """Raw columns each event carries."""
     max_length: int
-    column: str = ""
-    """A raw list column that already holds the history (ids, oldest first); no pass is needed then."""
 
 
 class StatisticDemand(Config):
@@ -50,7 +84,7 @@ class StatisticDemand(Config):
 
     key: tuple[str, ...]
     value: str
-    """Column, or `task:<name>` for the label of a task."""
+    """Column, `task:<name>` for the label of a task, or empty: rows are counted, nothing is summed."""
     fold: Literal["earlier", "leave_one_out"]
     """Which training rows a training row sees: strictly earlier ones, or all but itself."""
 
@@ -72,38 +106,84 @@ class Slots(Config):
     sequences: tuple[SequenceSlot, ...] = ()
 
 
+@dataclass(frozen=True)
 class Fitted:
-    """State of one feature plus the vocabularies it may use (its own, or those it refers to)."""
+    """What training taught one feature."""
 
-    def __init__(self, state: Json, vocabularies: dict[str, "Any"]) -> None:
-        self.state = state
-        self.vocabularies = vocabularies
+    state: Json
+    """Plain JSON, from `Feature.fit`."""
+    vocabularies: Mapping[str, Vocabulary] = field(default_factory=dict)
+    """By the name it has in `Demands.vocabularies`."""
+    vectors: pa.Table | None = None
+    """Pretrained vectors by key (`pretrained` only)."""
+    references: "Mapping[str, tuple[Feature, Fitted]]" = field(default_factory=dict)
+    """The features named by `Feature.references`, with what training taught them."""
+
+
+class Problem(Config):
+    """Why some rows cannot be used."""
+
+    reason: str
+    rows: tuple[int, ...]
+    """Positions in the table that was checked."""
+
+    @classmethod
+    def at(cls, rows: np.ndarray, reason: str) -> "Problem":
+        """Where a bool array is true."""
+        return cls(reason=reason, rows=tuple(np.flatnonzero(rows).tolist()))
 
 
 class Feature(Config):
     """Base of the feature configs. `name` is the key under `features:` in the YAML."""
 
     def columns(self, name: str) -> frozenset[str]:
-        """Raw columns read."""
+        """Raw columns of the row itself that `encode`, or the look-up of its derived columns, reads."""
         raise NotImplementedError
 
-    def demands(self, name: str, features: "dict[str, Feature]") -> Demands:
-        """What must be computed over the training rows; `features` lets one refer to another's vocabulary."""
+    def references(self) -> tuple[str, ...]:
+        """Other features whose ids this one uses."""
+        return ()
+
+    def check_columns(self, name: str, schema: pa.Schema) -> None:
+        """Refuse raw columns of a type that this feature cannot read.
+
+        Raises:
+            ConfigError: with the column, its type and what to do.
+        """
+
+    def demands(self, name: str, features: "Mapping[str, Feature]") -> Demands:
+        """What must be computed over the training rows; `features` lets one refer to another's columns."""
         return Demands()
 
+    def problems(self, name: str, rows: pa.Table) -> list[Problem]:
+        """Rows whose values break a promise of the feature; they are quarantined by prepare."""
+        return []
+
     def summarise(self, name: str, rows: pa.Table) -> Json:
-        """A bounded, mergeable summary of some training rows (columns named by `columns`)."""
+        """A bounded, mergeable summary of some training rows (with `__row_id` and `__label.<task>`)."""
         return {}
 
     def merge(self, summaries: Sequence[Json]) -> Json:
-        """Several summaries as one; the result must not depend on how rows were grouped."""
+        """Several summaries as one; the result does not depend on how rows were grouped."""
         return {}
 
     def fit(self, name: str, summary: Json) -> Json:
         """State from the merged summary of all training rows."""
         return {}
 
-    def slots(self, name: str, fitted: Fitted, features: "dict[str, Feature]") -> Slots:
+    def id_table(self, name: str, fitted: Fitted) -> TableSpec:
+        """The embedding table of a feature that gives ids.
+
+        Raises:
+            NotImplementedError: the feature gives numbers, no ids.
+        """
+        raise NotImplementedError
+
+    def ids(self, name: str, values: pa.Array, fitted: Fitted) -> np.ndarray:
+        """int32 ids of raw values of the feature's column (rows, or the events of a history)."""
+        raise NotImplementedError
+
+    def slots(self, name: str, fitted: Fitted) -> Slots:
         """What the model will see."""
         raise NotImplementedError
 

@@ -1,0 +1,144 @@
+"""What every feature that is one number per row shares: transform, then normalise or bucket, missing values marked."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import model_validator
+
+from infnet.features import summaries
+from infnet.features.base import Feature, Fitted, Slots
+from infnet.features.columns import as_numpy, column
+from infnet.schema import FIRST_KNOWN, DenseSlot, FieldSlot, TableSpec
+from rayrun.config import Json
+
+Transform = Literal["none", "log1p", "signed_log"]
+Normalise = Literal["standard", "minmax", "none"]
+
+MIN_DIM, MAX_DIM = 8, 128
+
+
+def check_dim(dim: int) -> None:
+    """Embedding widths are 8 to 128."""
+    if not MIN_DIM <= dim <= MAX_DIM:
+        raise ValueError(f"dim must be {MIN_DIM} to {MAX_DIM}, found {dim}")
+
+
+def transformed(values: np.ndarray, transform: Transform) -> np.ndarray:
+    """`log1p`: ln(1 + x), x > −1; `signed_log`: sign(x) ln(1 + |x|). NaN stays NaN, and so does x ≤ −1 under log1p."""
+    if transform == "log1p":
+        return np.log1p(np.where(values > -1, values, np.nan))
+    if transform == "signed_log":
+        return np.sign(values) * np.log1p(np.abs(values))
+    return values
+
+
+def normalisation(moments: Json, normalise: Normalise) -> Json:
+    """{shift, scale} of x ↦ (x − shift) · scale; a constant column becomes 0."""
+    if normalise == "none" or not moments["count"]:
+        return {"shift": 0.0, "scale": 1.0}
+    if normalise == "minmax":
+        width = moments["max"] - moments["min"]
+        return {"shift": moments["min"], "scale": 1.0 / width if width > 0 else 0.0}
+    mean, deviation = summaries.mean_and_deviation(moments)
+    return {"shift": mean, "scale": 1.0 / deviation if deviation > 0 else 0.0}
+
+
+class ScaledNumber(Feature):
+    """One number per row. Subclasses say how it is computed (`raw_values`)."""
+
+    transform: Transform = "none"
+    """`log1p` for counts and amounts (values of −1 and below are bad rows), `signed_log` where both signs occur."""
+    normalise: Normalise = "standard"
+    """With the mean and deviation, or the range, of the training rows, after the transform."""
+    missing: Literal["indicator", "zero"] = "indicator"
+    """A missing number is 0 after normalising; `indicator` adds a column that is 1 there."""
+    buckets: int | None = None
+    """Cut at quantiles of the training rows into this many ids, with an embedding instead of a number (`transform` and
+    `normalise` then have no effect on the cuts' ranks); missing has an id of its own."""
+    dim: int = 16
+    """Width of a bucket's embedding, 8 to 128."""
+
+    @model_validator(mode="after")
+    def _bucket_settings(self) -> "ScaledNumber":
+        check_dim(self.dim)
+        if self.buckets is not None and not 2 <= self.buckets <= 1024:
+            raise ValueError(f"buckets must be 2 to 1024, found {self.buckets}")
+        if self.buckets is None and "dim" in self.model_fields_set and self.dim != 16:
+            raise ValueError(
+                "dim is the width of a bucket's embedding; set buckets, or leave dim out"
+            )
+        return self
+
+    def raw_values(self, rows: pa.Table) -> np.ndarray:
+        """float64 before the transform, NaN where missing."""
+        raise NotImplementedError
+
+    def _values(self, rows: pa.Table) -> np.ndarray:
+        return transformed(self.raw_values(rows), self.transform)
+
+    def summarise(self, name: str, rows: pa.Table) -> Json:
+        """Moments, or the sample behind the quantiles."""
+        values = self._values(rows)
+        if self.buckets is None:
+            return summaries.moments(values)
+        return summaries.sample(values, as_numpy(column(rows, "__row_id")))
+
+    def merge(self, summaries_: Sequence[Json]) -> Json:
+        """The same of all rows."""
+        if self.buckets is None:
+            return summaries.merge_moments(summaries_)
+        return summaries.merge_samples(summaries_)
+
+    def fit(self, name: str, summary: Json) -> Json:
+        """{shift, scale}, or the inner edges of the buckets."""
+        if self.buckets is None:
+            return normalisation(summary, self.normalise)
+        found = np.array(summary["values"], dtype=np.float64)
+        if not len(found):
+            return {"edges": []}
+        inner = np.quantile(found, np.arange(1, self.buckets) / self.buckets)
+        edges = np.unique(inner)
+        return {"edges": edges[edges > found.min()].tolist()}
+
+    def slots(self, name: str, fitted: Fitted) -> Slots:
+        """A dense slot, or a categorical field of buckets."""
+        if self.buckets is None:
+            width = 2 if self.missing == "indicator" else 1
+            return Slots(dense=(DenseSlot(name=name, width=width, kind=self._kind),))
+        table = self.id_table(name, fitted)
+        return Slots(tables={name: table}, fields=(FieldSlot(name=name, table=name),))
+
+    @property
+    def _kind(self) -> str:
+        return getattr(self, "type")  # noqa: B009 (each subclass has the literal `type`)
+
+    def encode(self, name: str, rows: pa.Table, fitted: Fitted) -> dict[str, pa.Array]:
+        """`d.<name>` or `c.<name>`."""
+        values = self._values(rows)
+        if self.buckets is not None:
+            return {f"c.{name}": pa.array(self._bucket_ids(values, fitted))}
+        absent = np.isnan(values)
+        scaled = (np.where(absent, 0.0, values) - fitted.state["shift"]) * fitted.state["scale"]
+        scaled = np.where(absent, 0.0, scaled).astype(np.float32)
+        if self.missing == "zero":
+            return {f"d.{name}": pa.array(scaled)}
+        return {f"d.{name}": block(np.stack([scaled, absent.astype(np.float32)], axis=1))}
+
+    def id_table(self, name: str, fitted: Fitted) -> TableSpec:
+        """Padding, unknown (never given), missing, then the buckets from low to high."""
+        if self.buckets is None:
+            return super().id_table(name, fitted)
+        return TableSpec(rows=FIRST_KNOWN + 2 + len(fitted.state["edges"]), dim=self.dim)
+
+    def _bucket_ids(self, values: np.ndarray, fitted: Fitted) -> np.ndarray:
+        # The bucket is the number of edges at or below the value, as in sklearn's KBinsDiscretizer.
+        bucket = np.searchsorted(np.array(fitted.state["edges"]), values, side="right")
+        return np.where(np.isnan(values), FIRST_KNOWN, bucket + FIRST_KNOWN + 1).astype(np.int32)
+
+
+def block(values: np.ndarray) -> pa.Array:
+    """A matrix as a fixed-size list of float32 per row."""
+    flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
