@@ -1,0 +1,96 @@
+"""How files of a log are described in YAML: format, columns, types, side tables."""
+
+from typing import Annotated, Literal
+
+from pydantic import field_validator, model_validator
+
+from rayrun.config import Config, Place
+from rayrun.data.columns import Columns, ColumnType
+
+Format = Literal["auto", "parquet", "csv", "jsonl"]
+
+
+class TextFormat(Config):
+    """How delimited text is written; the defaults are those of RFC 4180."""
+
+    delimiter: str = ""
+    """One or more characters. Empty: a tab for `.tsv`, else a comma."""
+    encoding: str = "utf-8"
+    header: tuple[str, ...] = ()
+    """Column names of files without a header line. Empty: the first line names the columns."""
+    quote: str = '"'
+    """The quote character; empty switches quoting off."""
+    list_separator: str = ","
+    """Between the elements of a value of a list type; surrounding brackets are dropped."""
+    missing: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "\\N")
+    """What stands for no value in a column of numbers. In a text column only the empty value does."""
+
+    @field_validator("quote")
+    @classmethod
+    def _one_character(cls, quote: str) -> str:
+        if len(quote) > 1:
+            raise ValueError("quote must be one character, or empty for none")
+        return quote
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, encoding: str) -> str:
+        import codecs
+
+        try:
+            codecs.lookup(encoding)
+        except LookupError:
+            raise ValueError("encoding must be one that Python knows, such as utf-8") from None
+        return encoding
+
+
+class SideTable(Config):
+    """A table of users, items or anything else that a column of the log points to.
+
+    It is held in memory by every worker that reads, so it should have far fewer rows than the log.
+    """
+
+    path: str
+    """Relative to the source's path (a glob pattern may name several files), or a full URI."""
+    key: str
+    """Column of the side table; no value may stand twice."""
+    on: str = ""
+    """Column of the log that holds the key; empty: the same name."""
+    columns: tuple[str, ...] = ()
+    """Columns to take; empty: all but the key."""
+    prefix: str = ""
+    """Put before each taken column's name."""
+    format: Format = "auto"
+    text: TextFormat | None = None
+    """How its text is written; absent: as the log's."""
+    types: dict[str, ColumnType] = {}
+
+
+class FileSource(Config):
+    """A log in files: where, how written, what the columns mean."""
+
+    path: Annotated[str, Place]
+    """A file, or a directory of files; a path or a URI such as s3://bucket/folder."""
+    format: Format = "auto"
+    """`auto` goes by the extension: .parquet .pq · .csv .tsv .txt .dat (also .gz, .bz2, .zst) · .jsonl .ndjson."""
+    files: tuple[str, ...] = ()
+    """Glob patterns within a directory; one without a slash is looked for at any depth. Empty: every file
+    of a known format that is no side table."""
+    columns: Columns = Columns()
+    tables: tuple[SideTable, ...] = ()
+    types: dict[str, ColumnType] = {}
+    """Types of columns of text formats; those not named are guessed from the start of the first file."""
+    text: TextFormat = TextFormat()
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_or_many(cls, files: object) -> object:
+        if isinstance(files, str):
+            return (files,)
+        return tuple(files) if isinstance(files, list) else files
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> "FileSource":
+        if not self.path:
+            raise ValueError("path must name a file or a directory")
+        return self

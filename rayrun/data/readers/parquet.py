@@ -1,0 +1,82 @@
+"""Parquet, by row groups; pages are streamed, so a large row group costs no more memory than a small one."""
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayrun.data import listing
+from rayrun.data.columns import plain
+from rayrun.data.description import FileSource
+from rayrun.data.listing import File
+from rayrun.data.log import BATCH_ROWS, Fragment
+from rayrun.data.readers.base import with_row_ids
+
+FRAGMENT_ROWS = 1 << 20
+"""Neighbouring row groups are read together up to this many rows."""
+REMEDY = "it is no complete Parquet file; write or fetch it again"
+
+
+class ParquetReader:
+    """Reads `.parquet` files; types come from the files."""
+
+    def __init__(self, source: FileSource) -> None:
+        self.source = source
+
+    def schema(self, file: File) -> pa.Schema:
+        with self._open(file.uri) as parquet:
+            schema = parquet.schema_arrow
+        return pa.schema([pa.field(f.name, plain(f.type)) for f in schema])
+
+    def fragments(self, file_index: int, file: File) -> list[Fragment]:
+        result: list[Fragment] = []
+        groups: list[int] = []
+        first = rows = size = 0
+        with self._open(file.uri) as parquet:
+            meta = parquet.metadata
+            for group in range(meta.num_row_groups):
+                here = meta.row_group(group).num_rows
+                if groups and rows + here > FRAGMENT_ROWS:
+                    result.append(Fragment(file.uri, file_index, first, rows, size, tuple(groups)))
+                    first, rows, size, groups = first + rows, 0, 0, []
+                rows += here
+                size += meta.row_group(group).total_byte_size
+                groups.append(group)
+        if rows:
+            result.append(Fragment(file.uri, file_index, first, rows, size, tuple(groups)))
+        return result
+
+    def read(
+        self, fragment: Fragment, schema: pa.Schema, names: Sequence[str]
+    ) -> Iterator[pa.Table]:
+        row = fragment.first_row
+        with self._open(fragment.file) as parquet:
+            batches = parquet.iter_batches(
+                batch_size=BATCH_ROWS,
+                row_groups=list(fragment.parts),
+                columns=list(names),
+                use_threads=False,
+            )
+            while True:
+                try:
+                    batch = next(batches, None)
+                    if batch is None:
+                        return
+                    columns = {n: batch.column(n).cast(schema.field(n).type) for n in names}
+                except (*listing.UNREADABLE, KeyError) as error:
+                    raise listing.unreadable(fragment.file, error, REMEDY) from None
+                yield with_row_ids(
+                    dict(columns),
+                    schema,
+                    file_index=fragment.file_index,
+                    first_row=row,
+                    bad=None,
+                    rows=batch.num_rows,
+                )
+                row += batch.num_rows
+
+    def _open(self, uri: str) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(listing.open_random(uri), buffer_size=1 << 20, pre_buffer=False)
+        except listing.UNREADABLE as error:
+            raise listing.unreadable(uri, error, REMEDY) from None

@@ -1,0 +1,134 @@
+"""Side tables (users, items): held in memory, joined to each table of the log by key."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrun.config import ConfigError
+from rayrun.data import listing
+from rayrun.data.columns import missing_column
+from rayrun.data.description import FileSource, SideTable
+from rayrun.data.listing import File
+from rayrun.data.log import BAD, ROW_ID
+from rayrun.data.readers import Reader, build
+
+
+class Lookup:
+    """A side table sorted by key: `find` gives the rows of many keys at once.
+
+    Whole numbers are found by binary search in a sorted array, anything else by a dictionary.
+    """
+
+    def __init__(self, keys: pa.Array, rows: pa.Table, *, where: str, key: str) -> None:
+        self.rows = rows
+        self.sorted: np.ndarray[Any, Any] | None = None
+        self.positions: dict[Any, int] = {}
+        if pa.types.is_integer(keys.type):
+            numbers = keys.cast(pa.int64()).to_numpy(zero_copy_only=False)
+            order = np.argsort(numbers, kind="stable")
+            self.sorted = numbers[order]
+            self.order = order
+            twice = self.sorted[1:][self.sorted[1:] == self.sorted[:-1]]
+            double = int(twice[0]) if len(twice) else None
+        else:
+            double = None
+            for at, value in enumerate(keys.to_pylist()):
+                if value in self.positions:
+                    double = value
+                    break
+                self.positions[value] = at
+        if double is not None:
+            raise ConfigError(
+                f"{where}: the key {key} = {double!r} stands twice, a side table needs one row per key; "
+                f"drop the doubles or join by another key"
+            )
+
+    def find(self, keys: pa.Array) -> pa.Table:
+        """One row per key, null where the key is unknown or null."""
+        if self.sorted is None:
+            places = [self.positions.get(k) if k is not None else None for k in keys.to_pylist()]
+            return self.rows.take(pa.array(places, pa.int64()))
+        if not pa.types.is_integer(keys.type):
+            keys = _as_integers(keys)
+        numbers = pc.fill_null(keys.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+        absent = pc.is_null(keys).to_numpy(zero_copy_only=False)
+        if len(self.sorted) == 0:
+            return self.rows.take(pa.nulls(len(keys), pa.int64()))
+        at = np.minimum(np.searchsorted(self.sorted, numbers), len(self.sorted) - 1)
+        unknown = (self.sorted[at] != numbers) | absent
+        return self.rows.take(pa.array(self.order[at], mask=unknown))
+
+
+class Side:
+    """One side table as the log sees it: its files, the columns it adds, and their new names."""
+
+    def __init__(self, spec: SideTable, source: FileSource, files: Sequence[File]) -> None:
+        if not files:
+            raise ConfigError(
+                f"the side table {spec.path!r} is not there; looked below {source.path}. "
+                f"Check data.source.tables"
+            )
+        self.spec = spec
+        self.files = list(files)
+        kind = listing.format_of(files[0].name, spec.format)
+        if kind is None:
+            raise ConfigError(
+                f"{files[0].uri}: the format is not known by its extension; set tables.format"
+            )
+        described = source.model_copy(
+            update={"text": spec.text or source.text, "types": spec.types, "tables": ()}
+        )
+        self.reader: Reader = build(kind, described)
+        self.schema = self.reader.schema(files[0])
+        where = files[0].uri
+        for name in (spec.key, *spec.columns):
+            if name not in self.schema.names:
+                raise missing_column(
+                    name, self.schema.names, where=where, wanted_by=f"the side table {spec.path!r}"
+                )
+        self.on = spec.on or spec.key
+        self.taken = [
+            n for n in (spec.columns or tuple(self.schema.names)) if n != spec.key or spec.columns
+        ]
+
+    def fields(self) -> list[pa.Field]:
+        """The columns added to the log."""
+        return [pa.field(self.spec.prefix + n, self.schema.field(n).type) for n in self.taken]
+
+    def load(self, wanted: set[str]) -> Lookup:
+        """Read the table into memory: the key, and those added columns that are wanted."""
+        taken = [n for n in self.taken if self.spec.prefix + n in wanted]
+        names = list(dict.fromkeys([self.spec.key, *taken]))
+        parts: list[pa.Table] = []
+        for index, file in enumerate(self.files):
+            for fragment in self.reader.fragments(index, file):
+                for table in self.reader.read(fragment, self.schema, names):
+                    why = table.column(BAD).drop_null()
+                    if len(why):
+                        raise ConfigError(
+                            f"{file.uri} has a row that cannot be read ({why[0].as_py()}); a side "
+                            f"table has no bad rows to spare: mend it, or set tables.types"
+                        )
+                    parts.append(table.drop_columns([ROW_ID, BAD]))
+        whole = pa.concat_tables(parts).combine_chunks() if parts else self._empty(names)
+        keys = whole.column(self.spec.key)
+        keys = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+        rows = whole.select(taken).rename_columns([self.spec.prefix + n for n in taken])
+        where = self.files[0].uri
+        return Lookup(_flat(keys), rows, where=where, key=self.spec.key)
+
+    def _empty(self, names: Sequence[str]) -> pa.Table:
+        return pa.schema([self.schema.field(n) for n in names]).empty_table()
+
+
+def _flat(keys: Any) -> pa.Array:
+    return keys if isinstance(keys, pa.Array) else pa.concat_arrays(keys.chunks)
+
+
+def _as_integers(keys: pa.Array) -> pa.Array:
+    from rayrun.data.readers.values import parse_each
+
+    return parse_each(keys.to_pylist(), "int")[0]
