@@ -54,6 +54,17 @@ class BaseTask(Config):
         """Labels outside are bad rows."""
         raise NotImplementedError
 
+    @property
+    def parent(self) -> str:
+        """Another task this one is conditional on (see `compose`); empty: none."""
+        return ""
+
+    def compose(
+        self, own: Float[Tensor, "B O"], parent: Float[Tensor, "B _"]
+    ) -> Float[Tensor, "B O"]:
+        """The logits of this task, given what its head says and the parent's logits. Called if it has a parent."""
+        raise NotImplementedError
+
     def loss(
         self, logits: Float[Tensor, "B O"], labels: Float[Tensor, " B"]
     ) -> Float[Tensor, " B"]:

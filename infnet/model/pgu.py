@@ -1,0 +1,74 @@
+"""Homogeneous flow: what the proxies gathered comes back to the tokens of their kind as a gate.
+
+Shapes: B rows, N tokens, P proxies, D token width.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from infnet.model.layers import MLP
+from infnet.model.proxies import Proxies
+from infnet.model.tokens import Tokens
+
+
+class ProxyGatedUnit(nn.Module):
+    """PGU(X, X̃) = X ⊙ σ(MLP(Flatten(X̃))): one gate g ∈ (0,1)^D for all N tokens, so its cost is free of N."""
+
+    def __init__(
+        self, num_proxies: int, dim: int, *, hidden: Sequence[int] = (), dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.mlp = MLP(num_proxies * dim, hidden, dim, dropout=dropout)
+
+    def gate(self, proxies: Float[Tensor, "B P D"]) -> Float[Tensor, "B D"]:
+        """σ(MLP(Flatten(X̃)))."""
+        return self.mlp(proxies.flatten(1)).sigmoid()
+
+    def forward(
+        self, tokens: Float[Tensor, "B N D"], proxies: Float[Tensor, "B P D"]
+    ) -> Float[Tensor, "B N D"]:
+        """Gate every token channel by channel."""
+        return tokens * self.gate(proxies)[:, None]
+
+
+class HomogeneousFlow(nn.Module):
+    """Second half of a block: C' = PGU(C, C̃), S' = PGU(S, S̃), T' = PGU(T̂, T̃); with `residual`, X + PGU(X, X̃).
+
+    `num_proxies` names the kinds gated here, with how many proxies each has; the others pass as they are.
+    """
+
+    def __init__(
+        self,
+        num_proxies: Mapping[str, int],
+        dim: int,
+        *,
+        hidden: Sequence[int],
+        dropout: float,
+        residual: bool,
+        layer_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.gates = nn.ModuleDict(
+            {
+                f"gate_{kind}": ProxyGatedUnit(num, dim, hidden=hidden, dropout=dropout)
+                for kind, num in num_proxies.items()
+            }
+        )
+        self.kinds = tuple(num_proxies)
+        self.residual = residual
+        self.norms = nn.ModuleDict(
+            {f"norm_{kind}": nn.LayerNorm(dim) for kind in num_proxies if layer_norm}
+        )
+
+    def forward(self, tokens: Tokens, proxies: Proxies) -> Tokens:
+        """Gate the kinds that are gated here."""
+        gated: dict[str, Tensor] = {}
+        for kind in self.kinds:
+            before: Tensor = getattr(tokens, kind)
+            after = self.gates[f"gate_{kind}"](before, getattr(proxies, kind))
+            if self.residual:
+                after = before + after
+            gated[kind] = self.norms[f"norm_{kind}"](after) if self.norms else after
+        return tokens._replace(**gated)
