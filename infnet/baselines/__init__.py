@@ -1,4 +1,4 @@
-"""Every model that can be trained, INFNet and its rivals, one file each. The union is the registry."""
+"""Every model that can be trained, INFNet and its rivals. The union is the registry."""
 
 from typing import Annotated
 

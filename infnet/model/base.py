@@ -1,4 +1,4 @@
-"""What every model config offers, INFNet and rivals alike: a network from a schema. The union is `infnet.baselines`."""
+"""What every model config offers, INFNet and rivals alike: a network from a schema."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ from rayrun.config import Config
 
 
 class BaseModel(Config):
-    """Base of the model configs: `build` makes a network that maps `Inputs` to logits of every task."""
+    """Base of the model configs; their union is `infnet.baselines.Model`."""
 
     def build(self, schema: Schema) -> nn.Module:
         """A network with `forward(inputs: Inputs) -> dict[str, Tensor]`, freshly initialised.
@@ -18,5 +18,5 @@ class BaseModel(Config):
         raise NotImplementedError
 
     def table_copies(self, schema: Schema) -> int:
-        """How many embeddings each id has side by side (models with one table per task need more than 1)."""
+        """Embeddings of each id side by side; more than 1 where tasks have tables of their own."""
         return 1

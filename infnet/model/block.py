@@ -15,8 +15,8 @@ PguSource = Literal["post", "pre"]
 class Block(nn.Module):
     """Tokens and proxies in, tokens and proxies out, of the same shapes.
 
-    The formula of the paper gates with the proxies from before the attention (`pre`, X̃^l); its text says "proxy
-    tokens from the heterogeneous stage" (`post`, X̃^{l+1}, our default).
+    The formula of the paper gates with the proxies from before the attention (`pre`, X̃^l); its
+    text says "proxy tokens from the heterogeneous stage" (`post`, X̃^{l+1}, our default).
     """
 
     def __init__(

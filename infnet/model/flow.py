@@ -1,6 +1,7 @@
-"""Heterogeneous flow: proxies and task tokens read the tokens of the other kinds by cross-attention.
+"""Heterogeneous flow: proxies and task tokens read tokens of the other kinds by cross-attention.
 
-Shapes: B rows, N tokens read, P_g vectors of reader g, P all readers' vectors, h heads, D token width.
+Shapes: B rows, N tokens read, P_g vectors of reader g, P all readers' vectors, h heads, D token
+width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,12 @@ from infnet.model.tokens import Tokens
 
 
 class CrossFlow(nn.Module):
-    """Cross-attention CA(Q,X,X) = softmax(Q W_Q (X W_K)ᵀ / √d_k) X W_V of several readers of the same tokens X.
+    """Cross-attention CA(Q,X,X) = softmax(Q W_Q (X W_K)ᵀ / √d_k) X W_V, several readers of one X.
 
     Each reader has its own W_Q, W_K, W_V. There are few readers and many tokens, so the products
-    are taken the cheap way round, which changes nothing but rounding: Q (W_Q W_Kᵀ) Xᵀ, and (A X) W_V. The
-    tokens are never projected: the cost per reading vector and token is D, not D². With h heads,
-    d_k = D/h and the heads' results stand side by side (the paper has one head and no W_O).
+    are taken the cheap way round, which changes nothing but rounding: Q (W_Q W_Kᵀ) Xᵀ, and (A X)
+    W_V. The tokens are never projected: the cost per reading vector and token is D, not D². With h
+    heads, d_k = D/h and the heads' results stand side by side (the paper has one head and no W_O).
     A row without a valid token reads 0.
     """
 
@@ -67,9 +68,10 @@ class HeterogeneousFlow(nn.Module):
         C̃' = CA(C̃,S,S) + CA(C̃,T,T)        T̃' = CA(T̃,C,C) + CA(T̃,S,S)
         S̃' = CA(S̃,C,C) + CA(S̃,T,T)        T̂  = CA(T,C,C) + CA(T,S,S)
 
-    with `residual` each left side also adds what it was. `kinds` are the tokens there are (without sequence
-    features there is neither S nor S̃). `readers` are those built here, among `categorical`, `sequence` (the proxies
-    C̃, S̃), `task_proxies` (T̃) and `task` (T): late blocks leave out those whose result nothing reads.
+    with `residual` each left side also adds what it was. `kinds` are the tokens there are (without
+    sequence features there is neither S nor S̃). `readers` are those built here, among
+    `categorical`, `sequence` (the proxies C̃, S̃), `task_proxies` (T̃) and `task` (T): late blocks
+    leave out those whose result nothing reads.
     """
 
     READERS_OF: Mapping[str, tuple[str, ...]] = {

@@ -15,8 +15,8 @@ from infnet.tasks import BaseTask, parents_first
 class Heads(nn.Module):
     """logits_i = MLP_i(x_i). With no hidden layer each head is one Linear.
 
-    A task that is conditional on a parent then has its logits composed with the parent's (`BaseTask.compose`);
-    here, so that it holds for every network.
+    A task that is conditional on a parent then has its logits composed with the parent's
+    (`BaseTask.compose`); here, so that it holds for every network.
     """
 
     def __init__(

@@ -1,13 +1,14 @@
 """INFNet v1: information flow between categorical, sequence and task tokens through a few proxies.
 
-Feature interaction in time linear in the number of tokens: tokens never attend to tokens of another kind, only
-proxies (and task tokens) do; what proxies gather gates the tokens of their kind. arXiv:2508.11565v1.
+Feature interaction in time linear in the number of tokens: tokens never attend to tokens of another
+kind, only proxies (and task tokens) do; what proxies gather gates the tokens of their kind.
+arXiv:2508.11565v1.
 
-    C, S, T      tokens          one per field, per event, per task                  infnet.model.tokens
-    C̃, S̃, T̃      proxies         m, k per behaviour type, N_s shared tokens           infnet.model.proxies
-    N blocks     heterogeneous   proxies and task tokens read the other kinds         infnet.model.flow
-                 homogeneous     proxies gate the tokens of their kind (PGU)          infnet.model.pgu
-    logits_i = MLP_i(T_i)        one head per task on the last block's output         infnet.model.heads
+    C, S, T    tokens          one per field, per event, per task             tokens.py
+    C̃, S̃, T̃    proxies         m, k per behaviour type, N_s shared tokens      proxies.py
+    N blocks   heterogeneous   proxies and task tokens read the other kinds    flow.py
+               homogeneous     proxies gate the tokens of their kind (PGU)     pgu.py
+    logits     MLP_i(T_i)      one head per task on the last block's output    heads.py
 
 Shapes: B rows, K dense columns, D token width.
 """
@@ -38,7 +39,7 @@ class SharedTaskProxies(Config):
 
 
 class PooledTaskProxies(Config):
-    """T̃ = [shared tokens ‖ `count` proxies pooled from the task tokens by an MLP over all of them]."""
+    """T̃ = [shared tokens ‖ `count` proxies that an MLP pools from all task tokens]."""
 
     type: Literal["pooled"] = "pooled"
     count: int = 2
@@ -48,7 +49,7 @@ TaskProxies = Annotated[SharedTaskProxies | PooledTaskProxies, Field(discriminat
 
 
 class INFNetConfig(BaseModel):
-    """INFNet v1. Where the paper leaves a choice, the choice is a setting and the default is ours."""
+    """INFNet v1. Where the paper leaves a choice open, it is a setting and the default is ours."""
 
     type: Literal["infnet"] = "infnet"
     token_dim: int = 64
@@ -60,7 +61,8 @@ class INFNetConfig(BaseModel):
     num_categorical_proxies: int = 4
     """m."""
     num_sequence_proxies: int = 1
-    """k, per behaviour type (k·F in all). The paper has one by construction, and reports 4 in all."""
+    """k, per behaviour type (k·F in all). The paper has one by construction, and reports 4 in all.
+    """
     num_shared_tokens: int = 2
     """N_s."""
     task_proxies: TaskProxies = SharedTaskProxies()
@@ -85,8 +87,8 @@ class INFNetConfig(BaseModel):
     def _counts_are_possible(self) -> "INFNetConfig":
         if self.num_blocks < 2:
             raise ValueError(
-                f"num_blocks must be at least 2, found {self.num_blocks}: with one block no output reads "
-                "the categorical and sequence proxies"
+                f"num_blocks must be at least 2, found {self.num_blocks}: with one block "
+                "no output reads the categorical and sequence proxies"
             )
         if self.num_heads < 1 or self.token_dim % self.num_heads:
             raise ValueError(
@@ -125,8 +127,8 @@ class INFNet(nn.Module):
         num_tokens = len(schema.fields) + len(schema.dense)
         if not num_tokens:
             raise ConfigError(
-                "features: INFNet needs at least one feature that is not a sequence (categorical, numeric, …), "
-                f"found only the sequences {[s.name for s in schema.sequences]}; add one"
+                "features: INFNet needs at least one feature that is not a sequence, found only "
+                f"{[slot.name for slot in schema.sequences]}; add a categorical or numeric one"
             )
         self.schema = schema
 
@@ -243,9 +245,9 @@ class INFNet(nn.Module):
 def _block(config: INFNetConfig, num_proxies: dict[str, int], *, blocks_after: int) -> Block:
     """A block with only the parts that reach an output; the heads read T alone.
 
-    The last block builds the task path only. With `pgu_source: pre` its gate uses T̃ from before, so it does
-    not update T̃ either; and C̃, S̃ are not updated in the block before it, whose update only the last
-    block's missing gates would have read.
+    The last block builds the task path only. With `pgu_source: pre` its gate uses T̃ from before,
+    so it does not update T̃ either; and C̃, S̃ are not updated in the block before it, whose update
+    only the last block's missing gates would have read.
     """
     look_ahead = 0 if config.pgu_source == "post" else 1
     kinds = tuple(num_proxies)

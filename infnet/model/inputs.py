@@ -1,6 +1,7 @@
-"""What embedding tables hand to every network: dense tensors only, so DDP and ZeRO wrap networks without tables.
+"""What embedding tables hand to every network: dense tensors, so DDP and ZeRO see no tables.
 
-Shapes: B rows, d_f width of field f, K dense columns, n events, d_s sum of an event's embedding widths.
+Shapes: B rows, d_f width of field f, K dense columns, n events, d_s sum of an event's embedding
+widths.
 """
 
 from typing import NamedTuple

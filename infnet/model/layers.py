@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Sequential):
-    """Linear layers with ReLU and dropout between them; the last one is linear. No hidden layer: one Linear."""
+    """Linear layers with ReLU and dropout between them; without hidden layers, one Linear."""
 
     def __init__(
         self, width: int, hidden: Sequence[int], out: int, *, dropout: float = 0.0
@@ -42,7 +42,7 @@ class ParallelLinear(nn.Module):
 def masked_softmax(
     scores: Float[Tensor, "B P N"], valid: Bool[Tensor, "B N"]
 ) -> Float[Tensor, "B P N"]:
-    """Softmax over the valid tokens of each row; exactly 0 elsewhere, and all 0 in a row without any.
+    """Softmax over the valid tokens of each row; exactly 0 elsewhere, and 0 in a row without any.
 
     No infinities, so neither the result nor a gradient can be NaN.
     """

@@ -14,7 +14,7 @@ from infnet.model.tokens import Tokens
 
 
 class ProxyGatedUnit(nn.Module):
-    """PGU(X, X̃) = X ⊙ σ(MLP(Flatten(X̃))): one gate g ∈ (0,1)^D for all N tokens, so its cost is free of N."""
+    """PGU(X, X̃) = X ⊙ σ(MLP(Flatten(X̃))): one gate g ∈ (0,1)^D, the same for all N tokens."""
 
     def __init__(
         self, num_proxies: int, dim: int, *, hidden: Sequence[int] = (), dropout: float = 0.0
@@ -34,9 +34,10 @@ class ProxyGatedUnit(nn.Module):
 
 
 class HomogeneousFlow(nn.Module):
-    """Second half of a block: C' = PGU(C, C̃), S' = PGU(S, S̃), T' = PGU(T̂, T̃); with `residual`, X + PGU(X, X̃).
+    """Second half of a block: C' = PGU(C, C̃), S' = PGU(S, S̃), T' = PGU(T̂, T̃).
 
-    `num_proxies` names the kinds gated here, with how many proxies each has; the others pass as they are.
+    With `residual` each is X + PGU(X, X̃). `num_proxies` names the kinds gated here, with how many
+    proxies each has; the others pass as they are.
     """
 
     def __init__(

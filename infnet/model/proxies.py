@@ -1,7 +1,7 @@
-"""Proxies: a few vectors that stand for all tokens of one kind, where attention between kinds takes place.
+"""Proxies: a few vectors that stand for all tokens of one kind.
 
-Shapes: B rows, M categorical tokens, n events of one behaviour type, F behaviour types, m categorical
-proxies, k sequence proxies per behaviour type, P task proxies, T tasks, D token width.
+Shapes: B rows, M categorical tokens, n events of one behaviour type, F behaviour types, m
+categorical proxies, k sequence proxies per behaviour type, P task proxies, T tasks, D token width.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Proxies(NamedTuple):
 
 
 class FlattenedProxies(nn.Module):
-    """C̃ = Reshape(φ(Flatten(C))), φ an MLP R^{M·D} → R^{m·D} shared by all proxies. Also pools task tokens."""
+    """C̃ = Reshape(φ(Flatten(C))), φ an MLP R^{M·D} → R^{m·D}. Also pools task tokens."""
 
     def __init__(
         self, num_tokens: int, num_proxies: int, dim: int, *, hidden: Sequence[int], dropout: float
@@ -40,8 +40,8 @@ class FlattenedProxies(nn.Module):
 class SequenceProxies(nn.Module):
     """S̃_a = Σ_t φ(s_{a,t}), φ one projection without bias shared by all behaviour types a.
 
-    φ is linear, so it is applied once to the pooled events instead of to each: φ(Σ_t s_t). Beside the
-    paper's `sum` there are `mean` (its scale does not grow with the history) and `attention`
+    φ is linear, so it is applied once to the pooled events instead of to each: φ(Σ_t s_t). Beside
+    the paper's `sum` there are `mean` (its scale does not grow with the history) and `attention`
     (softmax over events of a learned score, one per proxy). An empty history gives 0 in all three.
     k > 1 proxies per behaviour type have k projections (the paper has k = 1).
     """
@@ -56,7 +56,7 @@ class SequenceProxies(nn.Module):
     def forward(
         self, tokens: Sequence[Float[Tensor, "B _ D"]], valid: Sequence[Bool[Tensor, "B _"]]
     ) -> Float[Tensor, "B Fk D"]:
-        """Pool the events of each behaviour type, then project; proxies of one type stand side by side."""
+        """Pool the events of each behaviour type, then project to its k proxies, side by side."""
         pooled = torch.stack(
             [self._pool(*each) for each in zip(self.poolings, tokens, valid, strict=True)], dim=1
         )

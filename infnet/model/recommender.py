@@ -11,7 +11,7 @@ from infnet.schema import Schema
 
 
 class Recommender(nn.Module):
-    """`tables` (sparse gradients) and `network` (dense gradients), kept apart for whoever trains them.
+    """`tables` (sparse gradients) and `network` (dense gradients), apart for whoever trains them.
 
     `config` is one model of the union (`InfnetConfig.model`, or one of its `rivals`).
     """

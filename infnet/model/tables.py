@@ -1,7 +1,7 @@
 """Embedding tables: ids to vectors, the only part of a recommender that grows with the catalogue.
 
-Tables stand apart from the network: their gradients are sparse (only rows of the batch), so they are
-updated row by row and never enter DDP or ZeRO.
+Tables stand apart from the network: their gradients are sparse (only rows of the batch), so they
+are updated row by row and never enter DDP or ZeRO.
 
 Shapes: B rows, n events, V ids of a table, d_f width of field f, c copies.
 """
@@ -17,17 +17,19 @@ INIT_STD = 0.02
 
 
 class EmbeddingTables(nn.Module):
-    """One `nn.Embedding(sparse=True)` per table of the schema; fields and events share tables by name.
+    """One `nn.Embedding(sparse=True)` per table of the schema; fields and events may share one.
 
     Row 0 is padding: zero, and its gradient is always zero. All other rows start as N(0, 0.02²).
-    With `copies` = c every id has c embeddings side by side (width c·d), for models that keep one per task.
+    With `copies` = c every id has c embeddings side by side (width c·d), for models that keep one
+    per task.
     """
 
     def __init__(self, schema: Schema, copies: int = 1) -> None:
         super().__init__()
         self.schema = schema
         self.names = tuple(schema.tables)
-        # A list, because a table may have any name, also one that a ModuleDict refuses (`items`, `a.b`).
+        # A list, because a table may have any name, also one that a ModuleDict refuses (`items`,
+        # `a.b`).
         self.embeddings = nn.ModuleList(
             _table(spec.rows, spec.dim * copies) for spec in schema.tables.values()
         )
@@ -60,7 +62,7 @@ class EmbeddingTables(nn.Module):
 
     @torch.no_grad()
     def fill_cold_start(self) -> None:
-        """Give ids never seen in training the mean of the known rows, where the table asks for `cold_start: mean`.
+        """Give unseen ids the mean of the known rows, where the table asks for `cold_start: mean`.
 
         Call once after training, before predicting. A table without known rows keeps its row.
         """

@@ -1,7 +1,7 @@
 """Tokens: every input of INFNet as vectors of one width.
 
-Shapes: B rows, M categorical tokens, n events of one behaviour type, L events of all types together,
-T tasks, D token width, E width of an event's embeddings side by side.
+Shapes: B rows, M categorical tokens, n events of one behaviour type, L events of all types
+together, T tasks, D token width, E width of an event's embeddings side by side.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,8 @@ class Tokens(NamedTuple):
 class FeatureTokens(nn.Module):
     """One token per named feature: x W_f + b_f, where its width is not already the token width.
 
-    Features of equal width are projected together; the tokens come out in that order: by width, then as named.
+    Features of equal width are projected together; the tokens come out in that order: by width,
+    then as named.
     """
 
     def __init__(self, widths: Mapping[str, int], dim: int, *, keep_dim: bool) -> None:
@@ -49,8 +50,8 @@ class FeatureTokens(nn.Module):
 class SequenceTokens(nn.Module):
     """Tokens of one behaviour type: s_t = w_t (e_t W + b + p_t) at events, 0 at padding.
 
-    e_t are the event's embeddings side by side, p_t an optional learned position counted from the most
-    recent event, w_t = exp(−λ Δt) an optional decay over its age Δt in days.
+    e_t are the event's embeddings side by side, p_t an optional learned position counted from the
+    most recent event, w_t = exp(−λ Δt) an optional decay over its age Δt in days.
     """
 
     def __init__(self, width: int, dim: int, *, max_length: int, positions: bool, decay: float):

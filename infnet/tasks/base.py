@@ -13,7 +13,8 @@ class Label(Config):
     column: str
     """Column of the raw log. Null means: not observed."""
     above: float | None = None
-    """Binary: 1 where the column is greater than this (`rating > 3`). Absent: the column holds 0 and 1."""
+    """Binary: 1 where the column is greater than this (`rating > 3`). Absent: the column holds 0
+    and 1."""
     observed_when: str = ""
     """Column that is non-zero where the label is known. Empty: known wherever it is not null."""
     scale: float = 1.0
@@ -62,7 +63,7 @@ class BaseTask(Config):
     def compose(
         self, own: Float[Tensor, "B O"], parent: Float[Tensor, "B _"]
     ) -> Float[Tensor, "B O"]:
-        """The logits of this task, given what its head says and the parent's logits. Called if it has a parent."""
+        """Logits of this task from what its head says and the parent's logits, if it has one."""
         raise NotImplementedError
 
     def loss(

@@ -48,7 +48,8 @@ class Focal(Config):
     def _in_range(self) -> "Focal":
         if not 0 < self.alpha < 1 or self.gamma < 0:
             raise ValueError(
-                f"focal loss needs alpha in (0, 1) and gamma at least 0, found {self.alpha} and {self.gamma}"
+                "focal loss needs alpha in (0, 1) and gamma at least 0, found "
+                f"{self.alpha} and {self.gamma}"
             )
         return self
 

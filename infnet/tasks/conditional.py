@@ -1,4 +1,4 @@
-"""Conditional task: it can only happen after another one did (convert after click), learnt on all impressions."""
+"""Conditional task: it can only happen after another one did (convert after click)."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -14,9 +14,9 @@ from infnet.tasks.binary import BinaryTask
 class ConditionalTask(BinaryTask):
     """P(both) = P(parent) · P(this | parent), as in ESMM (Ma et al. 2018, arXiv:1804.07931).
 
-    Label, loss, prediction and metrics are those of "both" on every row; the head learns the conditional part.
-    The product is formed on logits without loss of digits: with parent logit a and own logit b,
-    logit(σ(a) σ(b)) = −ln(e^{−a} + e^{−b} + e^{−a−b}).
+    Label, loss, prediction and metrics are those of "both" on every row; the head learns the
+    conditional part. The product is formed on logits without loss of digits: with parent logit a
+    and own logit b, logit(σ(a) σ(b)) = −ln(e^{−a} + e^{−b} + e^{−a−b}).
     """
 
     type: Literal["conditional"] = "conditional"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -31,7 +31,7 @@ class ConditionalTask(BinaryTask):
     def compose(
         self, own: Float[Tensor, "B O"], parent: Float[Tensor, "B _"]
     ) -> Float[Tensor, "B O"]:
-        """logit of the product of both probabilities."""
+        """Logit of the product of both probabilities."""
         return -torch.logsumexp(torch.stack([-own, -parent, -own - parent]), dim=0)
 
 
@@ -52,7 +52,7 @@ def parents_first(tasks: Mapping[str, BaseTask]) -> list[str]:
         if parent := tasks[name].parent:
             if parent not in tasks:
                 raise ValueError(
-                    f"tasks.{name}.given must name one of the tasks {sorted(tasks)}, found {parent!r}"
+                    f"tasks.{name}.given must name one of {sorted(tasks)}, found {parent!r}"
                 )
             if not isinstance(tasks[parent], BinaryTask):
                 raise ValueError(

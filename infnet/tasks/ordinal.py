@@ -17,10 +17,12 @@ from infnet.tasks.base import BaseTask
 class OrdinalTask(BaseTask):
     """K−1 yes-or-no questions "is it at least level j?" that cannot contradict each other.
 
-        P(y ≥ j) = σ(b_j),   b_1 = x_1,   b_j = b_{j−1} − softplus(x_j)       L = Σ_j BCE(1[y ≥ j], P(y ≥ j))
+        P(y ≥ j) = σ(b_j),   b_1 = x_1,   b_j = b_{j−1} − softplus(x_j)
+        L = Σ_j BCE(1[y ≥ j], P(y ≥ j))
 
-    The loss of rank-consistent ordinal regression (Cao, Mirjalili and Raschka 2020, arXiv:1901.07884);
-    there the b_j differ by constants, here also by row. ŷ = E[level] = Σ_j P(y ≥ j).
+    The loss of rank-consistent ordinal regression (Cao, Mirjalili and Raschka 2020,
+    arXiv:1901.07884); there the b_j differ by constants, here also by row. ŷ = E[level] = Σ_j P(y ≥
+    j).
     """
 
     type: Literal["ordinal"] = "ordinal"

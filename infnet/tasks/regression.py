@@ -19,7 +19,7 @@ MAX_EXPONENT = 20.0
 
 
 def smooth(amount: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """g(y) = y up to 100, then 100 + ln(y − 99): few huge amounts no longer rule the loss. Smooth at 100."""
+    """g(y) = y up to 100, then 100 + ln(y − 99): a few huge amounts do not rule the loss."""
     return torch.where(amount > KNEE, KNEE + amount.clamp(min=KNEE).sub(KNEE - 1).log(), amount)
 
 
@@ -62,7 +62,7 @@ RegressionObjective = Annotated[Squared | Huber, Field(discriminator="type")]
 
 
 class RegressionTask(BaseTask):
-    """How much: watch time, spend. The residual is r = x − g(y)/scale, and the prediction g⁻¹(scale · x)."""
+    """How much: watch time, spend. Residual r = x − g(y)/scale, prediction g⁻¹(scale · x)."""
 
     type: Literal["regression"] = "regression"
     objective: RegressionObjective = Huber()

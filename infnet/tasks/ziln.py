@@ -19,12 +19,13 @@ MIN_SIGMA = 1e-7**0.5  # the floor of google/lifetime_value: √(float32 epsilon
 class ZilnTask(BaseTask):
     """ZILN (Wang, Liu and Miao 2019, arXiv:1912.07753), with the reference code's floor under σ.
 
-        L = BCE(1[y>0], σ(p)) − 1[y>0] ln LogNormal(y; μ, σ),   σ = min(max(softplus(s), 3.16·10⁻⁴), max_sigma)
+        L = BCE(1[y>0], σ(p)) − 1[y>0] ln LogNormal(y; μ, σ),   σ = max(softplus(s), 3.16·10⁻⁴)
         ŷ = σ(p) exp(μ + ½ softplus(s)²)
 
-    ln LogNormal(y) = −ln y − ln σ − ½ ln 2π − (ln y − μ)²/(2σ²), a density: the loss may be negative.
-    Beyond the reference, and without effect at its values: softplus(s) is capped by `max_sigma`, in loss and prediction, and the
-    exponent of the prediction by `max_exponent`, so that one odd row cannot be infinite.
+    ln LogNormal(y) = −ln y − ln σ − ½ ln 2π − (ln y − μ)²/(2σ²), a density: the loss may be
+    negative. Beyond the reference, and without effect at its values: softplus(s) is capped by
+    `max_sigma`, in loss and prediction, and the exponent of the prediction by `max_exponent`, so
+    that one odd row cannot be infinite.
     """
 
     type: Literal["ziln"] = "ziln"
