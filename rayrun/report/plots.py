@@ -3,6 +3,7 @@
 import importlib
 import io
 import re
+import warnings
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -14,6 +15,7 @@ _STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#b0b0b0",
     "grid.linewidth": 0.5,
     "grid.alpha": 0.5,
@@ -58,7 +60,10 @@ def to_svg(figure: Any, *, prefix: str, label: str) -> Markup:
     matplotlib: Any = importlib.import_module("matplotlib")
 
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
+    style = {"svg.fonttype": "none", "svg.hashsalt": prefix}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        # Text stays text: the reader's browser has the glyphs that our fonts lack.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
