@@ -1,0 +1,76 @@
+"""The `infnet` command: from a raw log to a trained and measured multitask model.
+
+Every verb is a documented Python function on the same configuration object; a notebook calls it as the
+shell does: `infnet.train.run.train(config, out)`.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from rayrun.cli import Flag, Verb
+from rayrun.cli import main as run_verb
+
+CONFIG = "infnet.config:InfnetConfig"
+
+VERBS = (
+    Verb(
+        name="init",
+        help="read a CSV or Parquet log and write a commented configuration to start from",
+        run="infnet.data.init:init_verb",
+        flags=(
+            Flag(name="file", help="the log: a CSV or Parquet file", positional=True, required=True),
+        ),
+    ),
+    Verb(
+        name="prepare",
+        help="raw log → fitted schema → Parquet shards",
+        run="infnet.data.prepare:prepare",
+        config=CONFIG,
+        plan="infnet.plan:plan_prepare",
+    ),
+    Verb(
+        name="train",
+        help="train the model and its rivals on prepared shards (prepares first if there are none)",
+        run="infnet.train.run:train",
+        config=CONFIG,
+        plan="infnet.plan:plan_train",
+    ),
+    Verb(
+        name="evaluate",
+        help="metrics with intervals, the model beside its rivals",
+        run="infnet.evaluate.run:evaluate",
+        config=CONFIG,
+        flags=(
+            Flag(
+                name="split",
+                help="part of the prepared data (default test)",
+                default="test",
+                choices=("valid", "test"),
+            ),
+            Flag(name="data", help="raw rows in the source's own columns, instead of a split"),
+        ),
+    ),
+    Verb(
+        name="predict",
+        help="score a file of raw rows to Parquet",
+        run="infnet.evaluate.predict:predict",
+        config=CONFIG,
+        flags=(Flag(name="data", help="raw rows in the source's own columns", required=True),),
+    ),
+    Verb(
+        name="compare",
+        help="train and evaluate over several seeds; paired differences with intervals",
+        run="infnet.seeds:compare",
+        config=CONFIG,
+        plan="infnet.plan:plan_train",
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script."""
+    return run_verb("infnet", VERBS, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Plans: what `--dry-run` prints. Inputs are opened, the model is built on `meta`, nothing is written."""
+
+import torch
+
+from infnet.config import InfnetConfig
+from infnet.features.feature_set import FeatureSet
+from infnet.model.recommender import Recommender
+from infnet.schema import Schema
+from infnet.train.arithmetic import batch_arithmetic
+from rayrun import storage
+from rayrun.data.source import open_source
+
+
+def plan_prepare(config: InfnetConfig, out: str) -> str:
+    """The log, its roles and what must be computed over it.
+
+    Raises:
+        ConfigError: the log cannot be opened, or lacks a column.
+    """
+    log = open_source(config.data.source)
+    features = FeatureSet(config.features, config.tasks, log.columns, log.schema)
+    demands = features.demands()
+    fragments = log.fragments()
+    roles = ", ".join(f"{role}={column}" for role, column in log.columns.names().items())
+    reads = {
+        *(n for n, f in config.features.items() if f.columns(n)),
+    }
+    return "\n".join(
+        [
+            f"# {config.digest()}",
+            config.to_yaml(),
+            f"log: {len(fragments)} fragments, {len(log.schema)} columns; roles: {roles or 'none'}",
+            f"split: {config.data.split.type}; statistics: {config.data.statistics}",
+            f"features: {len(config.features)} ({len(reads)} read columns), vocabularies: {len(demands.vocabularies)}, "
+            f"histories: {len(demands.histories)}, statistics: {len(demands.statistics)}",
+            f"tasks: {', '.join(f'{n} ({t.type})' for n, t in config.tasks.items())}",
+        ]
+    )
+
+
+def plan_train(config: InfnetConfig, out: str) -> str:
+    """The batch arithmetic, and the size of every model where the data is prepared already.
+
+    Raises:
+        ConfigError: the batch does not divide, the data is not there, a model does not fit the schema.
+    """
+    arithmetic = batch_arithmetic(
+        batch_size=config.train.batch_size,
+        workers=config.compute.workers,
+        micro_batch_size=config.train.micro_batch_size,
+        lanes=config.train.lanes,
+    )
+    lines = [f"batch_size: {arithmetic}", f"strategy: {config.train.strategy.type}"]
+    if not config.inputs.data:
+        return "\n".join(
+            [plan_prepare(config, out), *lines, "data: not prepared yet; train prepares it first"]
+        )
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as scratch:
+        place = storage.fetch(storage.join(config.inputs.data, "schema.json"), Path(scratch))
+        schema = Schema.read(place)
+    for name, model in {"model": config.model, **config.rivals}.items():
+        with torch.device("meta"):
+            recommender = Recommender(model, schema)
+        dense = sum(p.numel() for p in recommender.network.parameters())
+        tables = sum(p.numel() for p in recommender.tables.parameters())
+        lines.append(f"{name} ({model.type}): {dense:,} dense and {tables:,} embedding parameters")
+    return "\n".join([f"# {config.digest()}", config.to_yaml(), *lines])
