@@ -163,13 +163,17 @@ class Feature(Config):
         """A bounded, mergeable summary of some training rows (with `__row_id` and `__label.<task>`)."""
         return {}
 
-    def merge(self, summaries: Sequence[Json]) -> Json:
+    def merge(self, parts: Sequence[Json]) -> Json:
         """Several summaries as one; the result does not depend on how rows were grouped."""
         return {}
 
     def fit(self, name: str, summary: Json) -> Json:
         """State from the merged summary of all training rows."""
         return {}
+
+    def read_vectors(self, name: str, state: Json) -> pa.Table | None:
+        """Pretrained vectors by key, read once when the encoder is fitted; None where there are none."""
+        return None
 
     def id_table(self, name: str, fitted: Fitted) -> TableSpec:
         """The embedding table of a feature that gives ids.

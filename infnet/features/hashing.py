@@ -53,7 +53,9 @@ def hash_values(values: pa.Array | pa.ChunkedArray, seed: int = 0) -> np.ndarray
         result[active] = mix(result[active] ^ word)
         at += 8
     if array.null_count:
-        result[array.is_null().to_numpy(zero_copy_only=False)] = mix(_NULL ^ np.uint64(seed))
+        result[array.is_null().to_numpy(zero_copy_only=False)] = mix(
+            np.array([_NULL ^ np.uint64(seed)])
+        )
     return result
 
 

@@ -85,11 +85,11 @@ class ScaledNumber(Feature):
             return summaries.moments(values)
         return summaries.sample(values, as_numpy(column(rows, "__row_id")))
 
-    def merge(self, summaries_: Sequence[Json]) -> Json:
+    def merge(self, parts: Sequence[Json]) -> Json:
         """The same of all rows."""
         if self.buckets is None:
-            return summaries.merge_moments(summaries_)
-        return summaries.merge_samples(summaries_)
+            return summaries.merge_moments(parts)
+        return summaries.merge_samples(parts)
 
     def fit(self, name: str, summary: Json) -> Json:
         """{shift, scale}, or the inner edges of the buckets."""

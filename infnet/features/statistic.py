@@ -82,9 +82,9 @@ class StatisticFeature(Feature):
         """Moments of the value."""
         return summaries.moments(observed_value(rows, self.value))
 
-    def merge(self, summaries_: Sequence[Json]) -> Json:
+    def merge(self, parts: Sequence[Json]) -> Json:
         """The same of all rows."""
-        return summaries.merge_moments(summaries_)
+        return summaries.merge_moments(parts)
 
     def fit(self, name: str, summary: Json) -> Json:
         """{prior, deviation}.
