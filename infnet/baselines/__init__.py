@@ -4,9 +4,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from infnet.baselines.floor import FloorConfig
+from infnet.baselines.online_stack import OnlineStackConfig
 from infnet.model.base import BaseModel
 from infnet.model.infnet import INFNetConfig
 
-Model = Annotated[INFNetConfig, Field()]
+Model = Annotated[INFNetConfig | FloorConfig | OnlineStackConfig, Field(discriminator="type")]
 
-__all__ = ["BaseModel", "INFNetConfig", "Model"]
+__all__ = ["BaseModel", "FloorConfig", "INFNetConfig", "Model", "OnlineStackConfig"]

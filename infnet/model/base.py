@@ -18,5 +18,5 @@ class BaseModel(Config):
         raise NotImplementedError
 
     def table_copies(self, schema: Schema) -> int:
-        """Embeddings of each id side by side; more than 1 where tasks have tables of their own."""
+        """Embeddings of each id side by side: more than 1 for a table per task, 0 for no tables."""
         return 1

@@ -21,18 +21,18 @@ class EmbeddingTables(nn.Module):
 
     Row 0 is padding: zero, and its gradient is always zero. All other rows start as N(0, 0.02²).
     With `copies` = c every id has c embeddings side by side (width c·d), for models that keep one
-    per task.
+    per task; with 0 there are no tables, for models that read numbers only.
     """
 
     def __init__(self, schema: Schema, copies: int = 1) -> None:
         super().__init__()
         self.schema = schema
-        self.names = tuple(schema.tables)
-        # A list, because a table may have any name, also one that a ModuleDict refuses (`items`,
-        # `a.b`).
+        self.specs = schema.tables if copies else {}
+        # A list: a ModuleDict refuses names that a feature may have (`items`, `a.b`).
         self.embeddings = nn.ModuleList(
-            _table(spec.rows, spec.dim * copies) for spec in schema.tables.values()
+            _table(spec.rows, spec.dim * copies) for spec in self.specs.values()
         )
+        self.names = tuple(self.specs)
 
     def table(self, name: str) -> nn.Embedding:
         """The embedding of a table of the schema."""
@@ -42,6 +42,8 @@ class EmbeddingTables(nn.Module):
 
     def forward(self, batch: Batch) -> Inputs:
         """Embed every field and every event; numbers and ages pass as they are."""
+        if not self.specs:
+            return Inputs(fields={}, dense=batch.dense, sequences={}, valid={}, ages={})
         fields = {
             slot.name: self.table(slot.table)(batch.ids[:, column])
             for column, slot in enumerate(self.schema.fields)
@@ -66,7 +68,7 @@ class EmbeddingTables(nn.Module):
 
         Call once after training, before predicting. A table without known rows keeps its row.
         """
-        for name, spec in self.schema.tables.items():
+        for name, spec in self.specs.items():
             weight = self.table(name).weight
             if spec.cold_start == "mean" and len(weight) > FIRST_KNOWN:
                 weight[UNKNOWN] = weight[FIRST_KNOWN:].mean(dim=0)
