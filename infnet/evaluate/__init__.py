@@ -1,0 +1,1 @@
+"""Metrics with intervals, comparisons of models, and the `evaluate` and `predict` verbs."""
