@@ -45,7 +45,7 @@ class FileLog(RawLog):
 
     def read(self, fragment: Fragment, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         wanted = list(self.schema.names) if columns is None else list(dict.fromkeys(columns))
-        self.require(wanted, "read")
+        self.check(wanted, "read")
         lookups = self._lookups_for(wanted)
         roles = [c for r, c in self.columns.names().items() if r in ("user", "item", "time")]
         keys = [side.on for side, _ in lookups]

@@ -12,13 +12,21 @@ from rayrun.data.preset import Preset
 LICENCE = "CC BY-SA 4.0"
 COLUMNS = Columns(user="user_id", item="video_id", time=TimeColumn(column="time_ms", unit="ms"))
 
-SIGNALS = (
-    "is_click is_like is_follow is_comment is_forward is_hate long_view is_profile_enter is_rand"
-).split()
+SIGNALS = [
+    "is_click",
+    "is_like",
+    "is_follow",
+    "is_comment",
+    "is_forward",
+    "is_hate",
+    "long_view",
+    "is_profile_enter",
+    "is_rand",
+]
 LOG_TYPES: dict[str, ColumnType] = dict.fromkeys(
     [
-        *("user_id video_id date hourmin time_ms play_time_ms duration_ms").split(),
-        *("profile_stay_time comment_stay_time tab").split(),
+        *["user_id", "video_id", "date", "hourmin", "time_ms", "play_time_ms", "duration_ms"],
+        *["profile_stay_time", "comment_stay_time", "tab"],
         *SIGNALS,
     ],
     "int",
@@ -26,8 +34,8 @@ LOG_TYPES: dict[str, ColumnType] = dict.fromkeys(
 USER_TYPES: dict[str, ColumnType] = {
     **dict.fromkeys(
         [
-            *("user_id is_lowactive_period is_live_streamer is_video_author").split(),
-            *("follow_user_num fans_user_num friend_user_num register_days").split(),
+            *["user_id", "is_lowactive_period", "is_live_streamer", "is_video_author"],
+            *["follow_user_num", "fans_user_num", "friend_user_num", "register_days"],
             *(f"onehot_feat{i}" for i in range(18)),
         ],
         "int",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayrun.config import ConfigError
 from rayrun.data.columns import Columns, missing_column
 
 ROW_ID = "__row_id"
@@ -48,6 +49,8 @@ class RawLog(ABC):
     """All columns, side tables joined, without `__row_id` and `__bad`."""
     name: str
     """For messages."""
+    truth: frozenset[str] = frozenset()
+    """Columns that hold the answer (true probabilities of a simulation): `require` refuses them."""
 
     @abstractmethod
     def fragments(self) -> list[Fragment]:
@@ -66,10 +69,25 @@ class RawLog(ABC):
         """`sha256:…` of what the log holds, wherever it lies."""
 
     def require(self, names: Iterable[str], wanted_by: str) -> None:
-        """Check that columns are there.
+        """Check that columns are there and may be used.
 
         Raises:
-            ConfigError: one is not; names the nearest one and lists all.
+            ConfigError: one is missing (names the nearest one and lists all), or holds the answer.
+        """
+        wanted = list(names)
+        self.check(wanted, wanted_by)
+        for name in wanted:
+            if name in self.truth:
+                raise ConfigError(
+                    f"{wanted_by} must not read {name!r}: it holds the answer (a true value of the "
+                    f"simulation), which no model may see"
+                )
+
+    def check(self, names: Iterable[str], wanted_by: str) -> None:
+        """Check that columns are there, for whatever purpose.
+
+        Raises:
+            ConfigError: one is missing; names the nearest one and lists all.
         """
         for name in names:
             if name not in self.schema.names:

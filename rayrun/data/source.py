@@ -18,6 +18,8 @@ from rayrun.data.columns import Columns
 from rayrun.data.description import FileSource
 from rayrun.data.files import FileLog
 from rayrun.data.log import RawLog
+from rayrun.data.simulate import SimulatedLog
+from rayrun.data.world import SimulateSource
 
 
 class PathSource(FileSource):
@@ -45,13 +47,14 @@ class NamedSource(Config):
         return name
 
 
-def _kind(value: Any) -> str | None:
+def _kind(value: Any) -> str:
     if isinstance(value, str):
         return "name"
     if isinstance(value, dict):
         kind = value.get("type", "path" if "path" in value else None)
-        return str(kind) if kind is not None else None
-    return getattr(value, "type", None)
+    else:
+        kind = getattr(value, "type", None)
+    return str(kind)
 
 
 def _from_name(value: Any) -> Any:
@@ -61,7 +64,8 @@ def _from_name(value: Any) -> Any:
 Source = Annotated[
     Annotated[NamedSource, BeforeValidator(_from_name), Tag("name")]
     | Annotated[NamedSource, Tag("named")]
-    | Annotated[PathSource, Tag("path")],
+    | Annotated[PathSource, Tag("path")]
+    | Annotated[SimulateSource, Tag("simulate")],
     Discriminator(
         _kind,
         custom_error_type="source",
@@ -82,6 +86,8 @@ def open_source(source: Source) -> RawLog:
         ConfigError: no data there, an unreadable or empty file, a missing column, or a named source
             while INFNET_DATA is not set (the message lists the ways to get the data).
     """
+    if isinstance(source, SimulateSource):
+        return SimulatedLog(source)
     if isinstance(source, PathSource):
         return FileLog(source, name=source.path)
     preset = registry.preset(source.name)

@@ -16,7 +16,7 @@ import pyarrow.csv as pcsv
 from rayrun.config import ConfigError
 from rayrun.data import listing
 from rayrun.data.columns import ARROW
-from rayrun.data.description import FileSource, TextFormat
+from rayrun.data.description import FileSource
 from rayrun.data.listing import File
 from rayrun.data.log import BATCH_ROWS, Fragment
 from rayrun.data.readers import values
