@@ -1,20 +1,21 @@
 """Configuration: one strict YAML 1.2 file per run, typed by pydantic, with overrides and a digest.
 
-A run is a file in `configs/`. `load` reads it, applies `--set` overrides and validates; everything a
-person can get wrong ends in one `ConfigError` that names the key, the value found and the remedy.
+A run is a file in `configs/`. `load` reads it, applies `--set` overrides and validates; everything
+a person can get wrong ends in one `ConfigError` that names the key, the value found and the remedy.
 Validation does no I/O beyond reading the files it is given.
 """
 
 import copy
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from rayrun import yaml12
+from rayrun.explain import explain_all
 
 Json = dict[str, Any]
 
@@ -32,7 +33,7 @@ class Place:
 
 
 class Config(BaseModel):
-    """Base of every configuration class: frozen, strict, no unknown keys, docstrings as field docs."""
+    """Base of every configuration class: frozen, strict, no unknown keys, docstrings as docs."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -49,9 +50,7 @@ class Config(BaseModel):
 
     def to_yaml(self) -> str:
         """The resolved configuration as YAML; `load` reads it back to an equal object."""
-        return yaml.dump(
-            self.to_dict(), Dumper=_Yaml12Dumper, sort_keys=False, allow_unicode=True, width=100
-        )
+        return yaml12.dump(self.to_dict())
 
     def digest(self) -> str:
         """`sha256:…` of what determines the result: all but `name`, `compute` and places.
@@ -72,16 +71,18 @@ def digest_of(value: Any) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
+def _is_place(annotation: Any) -> bool:
+    """Whether `Place` marks it, or what it holds (`tuple[PlacePath, ...]`, `PlacePath | None`)."""
+    return any(part is Place or _is_place(part) for part in get_args(annotation))
+
+
 def _without_places(value: Any, *, top: bool = False) -> Any:
     if isinstance(value, BaseModel):
         kept: Json = {}
         for name, field in type(value).model_fields.items():
             if top and name in NOT_DIGESTED:
                 continue
-            marks: list[Any] = [*field.metadata]
-            if get_args(field.annotation) and Place in get_args(field.annotation):
-                marks.append(Place)
-            if any(mark is Place or isinstance(mark, Place) for mark in marks):
+            if Place in field.metadata or _is_place(field.annotation):
                 continue
             kept[name] = _without_places(getattr(value, name))
         return kept
@@ -93,52 +94,7 @@ def _without_places(value: Any, *, top: bool = False) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------
-# YAML 1.2: PyYAML speaks 1.1, where `no` is False and `1e-3` is a string.
-
-
-class _Yaml12Loader(yaml.SafeLoader):
-    """The YAML 1.2 core schema, and an error for a key that stands twice."""
-
-    yaml_implicit_resolvers: Any = {}
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise ConfigError(f"line {line}: the key {key!r} stands twice in one mapping")
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Yaml12Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers: Any = {}
-
-
-_SCALARS: list[tuple[str, str, str]] = [
-    ("tag:yaml.org,2002:null", r"^(?:~|null|Null|NULL|)$", "~nN\0"),
-    ("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("tag:yaml.org,2002:int", r"^[-+]?[0-9]+$|^0o[0-7]+$|^0x[0-9a-fA-F]+$", "-+0123456789"),
-    (
-        "tag:yaml.org,2002:float",
-        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"
-        r"|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$",
-        "-+.0123456789",
-    ),
-]
-for _tag, _pattern, _first in _SCALARS:
-    for _cls in (_Yaml12Loader, _Yaml12Dumper):
-        _starts: list[Any] = [c if c != "\0" else "" for c in _first]
-        _cls.add_implicit_resolver(_tag, re.compile(_pattern), _starts)
-
-
-def _construct_int(loader: Any, node: Any) -> int:
-    text = str(loader.construct_scalar(node))
-    return int(text, 0) if text[:2] in ("0o", "0x") else int(text, 10)
-
-
-_Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+# Reading
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
@@ -148,11 +104,9 @@ def parse_yaml(text: str, *, where: str) -> Any:
         ConfigError: the text is not YAML, or a key stands twice.
     """
     try:
-        return yaml.load(text, Loader=_Yaml12Loader)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {error}") from None
+        return yaml12.parse(text, where=where)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 # ---------------------------------------------------------------------------------------------
@@ -164,15 +118,16 @@ C = TypeVar("C", bound=Config)
 def apply_override(raw: Json, override: str) -> Json:
     """One `a.b=v` or `a.b=@fragment.yaml` on top of raw data; a new dictionary is returned.
 
-    `v` is read as a YAML value (`[1, 2]`, `true`, `1e-3`, text). A fragment that is a mapping is merged key by
-    key into a mapping that is already there; anything else replaces. List items are named by
-    position (`a.0.b`).
+    `v` is read as a YAML value (`[1, 2]`, `true`, `1e-3`, text). A fragment that is a mapping is
+    merged key by key into a mapping that is already there; anything else replaces. List items are
+    named by position (`a.0.b`).
 
     Raises:
         ConfigError: no `=`, an empty key, a missing fragment, or a path through a scalar.
     """
     path, separator, text = override.partition("=")
-    keys = path.strip().split(".")
+    path = path.strip()
+    keys = path.split(".")
     if not separator or not all(keys):
         raise ConfigError(f"--set needs KEY=VALUE or KEY=@FILE, found {override!r}")
     if text.startswith("@"):
@@ -182,31 +137,32 @@ def apply_override(raw: Json, override: str) -> Json:
     result = copy.deepcopy(raw)
     here: Any = result
     for depth, key in enumerate(keys[:-1]):
-        done = ".".join(keys[: depth + 1])
-        if isinstance(here, list):
-            here = _item(cast(list[Any], here), key, done)
-            continue
-        following = here.get(key)
-        if following is None:
-            following = here[key] = {}
-        if not isinstance(following, dict | list):
+        inner = _item(here, key, path) if isinstance(here, list) else here.get(key)
+        if inner is None:
+            inner = {}
+            _put(here, key, inner)
+        if not isinstance(inner, dict | list):
+            done = ".".join(keys[: depth + 1])
             raise ConfigError(
-                f"--set {path}: {done} holds the value {following!r}, which has no keys inside"
+                f"--set {path}: {done} holds the value {inner!r}, which has no keys inside"
             )
-        here = following
+        here = cast(Any, inner)
     last = keys[-1]
-    if isinstance(here, list):
-        _item(cast(list[Any], here), last, path)
-        here[int(last)] = value
-    elif text.startswith("@") and isinstance(value, dict) and isinstance(here.get(last), dict):
-        here[last] = _merge(here[last], cast(Json, value))
-    else:
-        here[last] = value
+    before = _item(here, last, path) if isinstance(here, list) else here.get(last)
+    if text.startswith("@") and isinstance(value, dict) and isinstance(before, dict):
+        value = _merge(cast(Json, before), cast(Json, value))
+    _put(here, last, value)
     return result
 
 
-def _item(items: list[Any], key: str, path: str) -> Any:
-    if not key.isdigit() or int(key) >= len(items):
+def _put(here: Any, key: str, value: Any) -> None:
+    here[int(key) if isinstance(here, list) else key] = value
+
+
+def _item(items: Any, key: str, path: str) -> Any:
+    if not items:
+        raise ConfigError(f"--set {path}: the list there is empty; set the whole list instead")
+    if not key.isdecimal() or int(key) >= len(items):
         raise ConfigError(
             f"--set {path}: a list of {len(items)} items stands there; "
             f"name one by its position 0..{len(items) - 1}, found {key!r}"
@@ -237,7 +193,7 @@ def validate(cls: type[C], raw: Any, *, where: str) -> C:
     """Build `cls` from raw data, strictly (`true` is no number, `1` is no text).
 
     Raises:
-        ConfigError: one line for each thing wrong, with the dotted key, what was found, what is expected.
+        ConfigError: one line for each thing wrong: the dotted key, what is expected, what is there.
     """
     if not isinstance(raw, dict):
         raise ConfigError(
@@ -245,38 +201,13 @@ def validate(cls: type[C], raw: Any, *, where: str) -> C:
         )
     try:
         text = json.dumps(raw, allow_nan=True)
-    except TypeError as error:
-        raise ConfigError(f"{where}: {error}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} must hold plain data (text, numbers, lists): {error}") from None
     try:
         return cls.model_validate_json(text, strict=True)
     except ValidationError as error:
-        lines = [f"{where} is not a valid {cls.__name__}:"]
-        for item in error.errors():
-            lines.append(_explain(item, cast(Json, raw)))
-        raise ConfigError("\n".join(lines)) from None
-
-
-def _explain(item: Any, raw: Json) -> str:
-    # pydantic puts the tag of a union member into the path; a person's file has no such key.
-    here: Any = raw
-    path: list[str] = []
-    for part in item["loc"]:
-        if isinstance(here, dict) and part not in here and here.get("type") == part:
-            continue
-        path.append(str(part))
-        if isinstance(here, dict):
-            here = cast(Json, here).get(str(part))
-        elif isinstance(here, list) and isinstance(part, int) and part < len(cast(list[Any], here)):
-            here = here[part]
-        else:
-            here = None
-    message = str(item["msg"]).removeprefix("Value error, ")
-    key = ".".join(path) or "(the whole file)"
-    found = item.get("input")
-    plain = isinstance(found, str | int | float | bool) or found is None
-    if item["type"] not in ("missing", "extra_forbidden", "union_tag_invalid") and plain:
-        message += f"; found {found!r}"
-    return f"  {key}: {message}"
+        lines = explain_all(error, cls, raw)
+        raise ConfigError("\n".join([f"{where} is not a valid {cls.__name__}:", *lines])) from None
 
 
 def load(cls: type[C], path: str | Path, sets: Iterable[str] = ()) -> C:
