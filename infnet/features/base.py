@@ -171,7 +171,7 @@ class Feature(Config):
         """State from the merged summary of all training rows."""
         return {}
 
-    def read_vectors(self, name: str, state: Json) -> pa.Table | None:
+    def read_vectors(self, name: str) -> pa.Table | None:
         """Pretrained vectors by key, read once when the encoder is fitted; None where there are none."""
         return None
 

@@ -71,7 +71,7 @@ class Encoder:
         vectors = {
             name: table
             for name, feature in features.features.items()
-            if (table := feature.read_vectors(name, states[name])) is not None
+            if (table := feature.read_vectors(name)) is not None
         }
         return cls.of(
             features,

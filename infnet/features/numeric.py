@@ -26,11 +26,7 @@ class NumericFeature(ScaledNumber):
 
     def problems(self, name: str, rows: pa.Table) -> list[Problem]:
         """Text that is no number, infinities, and values that log1p has no answer for."""
-        values, bad = numbers(column(rows, self.column))
-        found = [Problem.at(bad, f"{self.column} is not a finite number")]
-        if self.transform == "log1p":
-            found.append(Problem.at(values <= -1, f"{self.column} is -1 or less, under log1p"))
-        return found
+        return self.unreadable(rows, self.column) + self.beyond_log1p(rows, self.column)
 
     def ids(self, name: str, values: pa.Array, fitted: Fitted) -> np.ndarray:
         """Buckets of raw values."""

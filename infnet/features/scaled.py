@@ -8,8 +8,8 @@ import pyarrow as pa
 from pydantic import model_validator
 
 from infnet.features import summaries
-from infnet.features.base import Feature, Fitted, Slots
-from infnet.features.columns import as_numpy, column
+from infnet.features.base import Feature, Fitted, Problem, Slots
+from infnet.features.columns import as_numpy, column, numbers
 from infnet.schema import FIRST_KNOWN, DenseSlot, FieldSlot, TableSpec
 from rayrun.config import Json
 
@@ -45,6 +45,13 @@ def normalisation(moments: Json, normalise: Normalise) -> Json:
     return {"shift": mean, "scale": 1.0 / deviation if deviation > 0 else 0.0}
 
 
+def scaled(values: np.ndarray, state: Json) -> np.ndarray:
+    """float32 (x − shift) · scale, 0 where x is NaN."""
+    absent = np.isnan(values)
+    found = (np.where(absent, 0.0, values) - state["shift"]) * state["scale"]
+    return np.where(absent, 0.0, found).astype(np.float32)
+
+
 class ScaledNumber(Feature):
     """One number per row. Subclasses say how it is computed (`raw_values`)."""
 
@@ -77,6 +84,18 @@ class ScaledNumber(Feature):
 
     def _values(self, rows: pa.Table) -> np.ndarray:
         return transformed(self.raw_values(rows), self.transform)
+
+    def unreadable(self, rows: pa.Table, *names: str) -> list[Problem]:
+        """Rows in which a column holds something that is no finite number."""
+        return [
+            Problem.at(numbers(column(rows, n))[1], f"{n} is not a finite number") for n in names
+        ]
+
+    def beyond_log1p(self, rows: pa.Table, what: str) -> list[Problem]:
+        """Rows that log1p has no answer for."""
+        if self.transform != "log1p":
+            return []
+        return [Problem.at(self.raw_values(rows) <= -1, f"{what} is -1 or less, under log1p")]
 
     def summarise(self, name: str, rows: pa.Table) -> Json:
         """Moments, or the sample behind the quantiles."""
@@ -119,12 +138,10 @@ class ScaledNumber(Feature):
         values = self._values(rows)
         if self.buckets is not None:
             return {f"c.{name}": pa.array(self._bucket_ids(values, fitted))}
-        absent = np.isnan(values)
-        scaled = (np.where(absent, 0.0, values) - fitted.state["shift"]) * fitted.state["scale"]
-        scaled = np.where(absent, 0.0, scaled).astype(np.float32)
+        number = scaled(values, fitted.state)
         if self.missing == "zero":
-            return {f"d.{name}": pa.array(scaled)}
-        return {f"d.{name}": block(np.stack([scaled, absent.astype(np.float32)], axis=1))}
+            return {f"d.{name}": pa.array(number)}
+        return {f"d.{name}": block(np.stack([number, np.isnan(values)], axis=1))}
 
     def id_table(self, name: str, fitted: Fitted) -> TableSpec:
         """Padding, unknown (never given), missing, then the buckets from low to high."""
