@@ -158,7 +158,9 @@ class Block:
         seen = [self.train, np.ones(count, bool)][: plan.variants]
         values = [quantised(rows, statistic) for statistic in plan.statistics]
         width = len(values)
-        self.value = np.stack([v for v, _ in values], 1) if values else np.zeros((count, 0), np.int64)
+        self.value = (
+            np.stack([v for v, _ in values], 1) if values else np.zeros((count, 0), np.int64)
+        )
         self.observed = (
             np.stack([o for _, o in values], 1) if values else np.zeros((count, 0), bool)
         )
@@ -178,7 +180,9 @@ class Block:
         """The rows of one run of equal keys."""
         start, stop = int(self.key_starts[run]), int(self.key_ends[run])
         last = int(self.tie_start[stop - 1])
-        limits = [h.demand.max_length for h in self.plan.histories for _ in range(self.plan.variants)]
+        limits = [
+            h.demand.max_length for h in self.plan.histories for _ in range(self.plan.variants)
+        ]
         return Segment(
             key=int(self.key[start]),
             last_time=int(self.time[stop - 1]),
@@ -198,9 +202,7 @@ class _Events:
         self.before = np.concatenate([[0], np.cumsum(is_event)])
         """Events among the first i rows of the block."""
         self.table = (
-            rows.select([*history.demand.columns, TIME])
-            .filter(pa.array(is_event))
-            .combine_chunks()
+            rows.select([*history.demand.columns, TIME]).filter(pa.array(is_event)).combine_chunks()
         )
 
     def last(self, start: int, stop: int, limit: int) -> pa.Table:
@@ -441,4 +443,3 @@ def boundary_rows(plan: Pass, segments: Iterable[Segment], like: pa.Schema) -> p
             columns[f"{history.name}.events"] = _lists(events, first, np.array([events.num_rows]))
         tables.append(pa.table(columns).cast(like))
     return pa.concat_tables([like.empty_table(), *tables])
-

@@ -10,7 +10,9 @@ def statistics(rows, key, value, fold, *, rolling=False):
         groups[other[key]].append(other)
     found = []
     for row in rows:
-        seen = [o for o in groups[row[key]] if o[value] is not None and visible(row, o, fold, rolling)]
+        seen = [
+            o for o in groups[row[key]] if o[value] is not None and visible(row, o, fold, rolling)
+        ]
         found.append((len(seen), sum(o[value] for o in seen)))
     return found
 

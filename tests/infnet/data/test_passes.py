@@ -24,7 +24,9 @@ def log(seed, rows=120, keys=4, times=15):
             "amount": pa.array(random.integers(-30, 90, rows) / 4),
         }
     )
-    return table.sort_by([("__key", "ascending"), ("__time", "ascending"), ("__row_id", "ascending")])
+    return table.sort_by(
+        [("__key", "ascending"), ("__time", "ascending"), ("__row_id", "ascending")]
+    )
 
 
 def plan(rolling, max_length=5):
@@ -50,9 +52,7 @@ def plan(rolling, max_length=5):
 
 def run(plan, rows, cuts):
     edges = [0, *sorted(cuts), rows.num_rows]
-    blocks = [
-        rows.slice(a, b - a) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a
-    ]
+    blocks = [rows.slice(a, b - a) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
     summaries = [passes.summarise(plan, block) for block in blocks]
     carries, finished = passes.fold(plan, [summary for summary, _ in summaries])
     pieces = [
@@ -81,17 +81,21 @@ def test_any_cut_gives_what_plain_loops_give(seed, rolling):
             expected = brute_force.statistics(plain, "__key", column, fold, rolling=rolling)
             name = f"__statistic.{fold}.{value}"
             got = list(
-                zip(found[f"{name}.count"].to_pylist(), found[f"{name}.sum"].to_pylist(), strict=True)
+                zip(
+                    found[f"{name}.count"].to_pylist(),
+                    found[f"{name}.sum"].to_pylist(),
+                    strict=True,
+                )
             )
             assert got == expected
     for name, is_event, columns, limit in (
         ("clicks", lambda r: r["click"] == 1, ("item",), 5),
         ("all", lambda r: True, ("item", "click"), 3),
     ):
-        expected = brute_force.histories(
-            plain, "__key", is_event, columns, limit, rolling=rolling
-        )
-        got = [[tuple(e.values()) for e in events] for events in found[f"__history.{name}"].to_pylist()]
+        expected = brute_force.histories(plain, "__key", is_event, columns, limit, rolling=rolling)
+        got = [
+            [tuple(e.values()) for e in events] for events in found[f"__history.{name}"].to_pylist()
+        ]
         assert got == expected
 
 

@@ -1,0 +1,485 @@
+"""`infnet prepare`: raw log → fitted encoder, schema and Parquet shards, on Ray Data.
+
+    read     fragments → checked rows with their split            (bad rows: quarantined with a reason)
+    fit      vocabularies, summaries                               (training rows only)
+    passes   sort by (key, time, row id), scan block by block      (one sort per distinct key)
+    encode   rows → columns of a shard
+    shuffle  training rows by a hash of the row id; valid and test in the order of the log
+    write    shards of `data.shard_rows` rows, look-ups, manifest, report
+
+No worker ever holds more than a few blocks (`blocks.MAX_BLOCK_BYTES`) or one shard, however long the log
+is and however its rows are spread over users. The output depends on the config and the log alone, not
+on the number of workers, blocks or fragments.
+"""
+
+import io
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from infnet.config import InfnetConfig
+from infnet.data import blocks, passes, rows
+from infnet.data.overview import write_report
+from infnet.data.passes import KEY, ROW_ID, SPLIT, TIME, TRAIN, Carry, History, Pass, Statistic
+from infnet.data.rows import Findings, RowReader
+from infnet.data.shards import FORMAT_VERSION, KIND, ROW_GROUP_ROWS, SPLITS
+from infnet.data.split import Splitter, moment
+from infnet.features.encoder import Encoder
+from infnet.features.feature_set import FeatureSet
+from infnet.features.hashing import mix, row_keys
+from rayrun import manifest, storage
+from rayrun.config import ConfigError
+from rayrun.data.source import open_source
+from rayrun.metrics import Result
+from rayrun.progress import Bar, progress
+from rayrun.ray.session import session
+
+ORDER = "__order"
+CELLS = 1 << 19
+"""History events in memory at a time while rows are encoded."""
+
+
+def prepare(config: InfnetConfig, out: str) -> Result:
+    """Prepare a dataset directory at `out`; it appears whole or not at all.
+
+    Raises:
+        ConfigError: a wrong column or split, too many bad rows, an empty split, a damaged log.
+    """
+    started = time.monotonic()
+    reader = open_reader(config)
+    with storage.claim(out), storage.output(out) as staging, session(config.compute):
+        cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        with blocks.ray_data(blocks.block_bytes(_memory_of(reader), cpus)):
+            return _Preparation(config, reader, staging, cpus, started).run()
+
+
+def plan(config: InfnetConfig, out: str) -> str:
+    """What prepare would do (`--dry-run`): opens the log, reads none of its rows."""
+    reader = open_reader(config)
+    lines = [f"{reader.log.name}: {len(reader.fragments)} fragments, columns read:"]
+    for name in reader.columns:
+        lines.append(f"  {name}: {reader.log.schema.field(name).type}")
+    lines.append(f"split: {config.data.split!r}")
+    lines.append(f"statistics: {config.data.statistics}")
+    demands = reader.features.demands()
+    lines += [f"vocabulary {n}: {d!r}" for n, d in demands.vocabularies.items()]
+    for step in _passes(config, reader, Findings()):
+        lines.append(f"sorted pass by {', '.join(step.key)}:")
+        lines += [f"  statistic {s.name}: {s.demand!r}" for s in step.statistics]
+        lines += [f"  history {h.name}: {h.demand!r}" for h in step.histories]
+    lines.append(f"would write {out}")
+    return "\n".join(lines)
+
+
+def open_reader(config: InfnetConfig) -> RowReader:
+    """Open the log and check features, tasks and split against its columns.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    log = open_source(config.data.source)
+    features = FeatureSet(config.features, config.tasks, log.columns, log.schema)
+    splitter = Splitter(config.data.split, log.columns, log.schema)
+    fragments = tuple(log.fragments())
+    if not fragments:
+        raise ConfigError(f"{log.name} is empty: there are no rows to prepare")
+    return RowReader(log, fragments, features, splitter)
+
+
+def _memory_of(reader: RowReader) -> int:
+    """Estimate of the bytes of the columns read, decoded."""
+    width = 8 * (len(reader.columns) + 4)
+    return sum(f.bytes * 4 if f.rows is None else f.rows * width for f in reader.fragments)
+
+
+@dataclass
+class _Preparation:
+    config: InfnetConfig
+    reader: RowReader
+    staging: Path
+    cpus: int
+    started: float
+
+    def run(self) -> Result:
+        self.reader_ref = ray.put(self.reader)
+        self.at_once = 2 * self.cpus
+        refs = self.read()
+        findings = self.findings(refs)
+        self.quarantine(findings)
+        self.check(findings)
+        encoder = Encoder.fit(self.reader.features, findings.summaries[0], self.counts(refs))
+        data, statistics, histories = self.derive(refs, findings)
+        del refs
+        encoder = Encoder.of(
+            encoder.features,
+            encoder.states,
+            encoder.vocabularies,
+            encoder.vectors,
+            statistics=statistics,
+            histories=histories,
+        )
+        encoded = self.encode(data, encoder, findings)
+        shards = self.write_shards(encoded, findings)
+        return self.finish(encoder, findings, shards)
+
+    # -- read and fit -----------------------------------------------------------------------
+
+    def read(self) -> blocks.Refs:
+        """Checked rows of all fragments."""
+        groups = self._groups()
+        source = blocks.dataset([ray.put(pa.table({"fragment": group})) for group in groups])
+        with progress(self._expected_rows(), "reading the log", "rows") as bar:
+            refs = blocks.stream(
+                source.map_batches(
+                    _read, batch_size=None, batch_format="pyarrow", fn_args=[self.reader_ref]
+                ),
+                bar,
+            )
+        if not refs:
+            raise ConfigError(f"{self.reader.log.name} is empty: there are no rows to prepare")
+        return refs
+
+    def _groups(self) -> list[list[int]]:
+        """Neighbouring fragments, about one block each: one task reads one group."""
+        sizes = [max(f.bytes, (f.rows or 0) * 8) for f in self.reader.fragments]
+        limit = max(max(sizes), blocks.MAX_BLOCK_BYTES, 1)
+        limit = min(limit, max(1, sum(sizes) // (2 * self.cpus)))
+        groups: list[list[int]] = [[]]
+        held = 0
+        for index, size in enumerate(sizes):
+            if groups[-1] and held + size > limit:
+                groups.append([])
+                held = 0
+            groups[-1].append(index)
+            held += size
+        return groups
+
+    def _expected_rows(self) -> int | None:
+        counts = [f.rows for f in self.reader.fragments]
+        return None if None in counts else sum(c for c in counts if c is not None)
+
+    def findings(self, refs: blocks.Refs) -> Findings:
+        """What all blocks tell; merged as they come."""
+        found = blocks.each(_find, [(self.reader_ref, ref) for ref in refs], at_once=self.at_once)
+        merged: Findings | None = None
+        with progress(len(refs), "looking at the rows", "blocks") as bar:
+            for one in found:
+                merged = rows.merge(self.reader.features, [merged, one] if merged else [one])
+                bar.advance()
+        assert merged is not None
+        return merged
+
+    def counts(self, refs: blocks.Refs) -> dict[str, pa.Table]:
+        """Counts for the vocabularies, merged in parts: no worker holds all distinct values."""
+        demands = self.reader.features.demands().vocabularies
+        if not demands:
+            return {}
+        parts = 1 if len(refs) <= 4 * self.cpus else min(256, len(refs) // 2)
+        counting = ray.remote(num_returns=parts)(_count)
+        cut = [counting.remote(self.reader_ref, ref, parts) for ref in refs]
+        columns = [cut] if parts == 1 else [[row[p] for row in cut] for p in range(parts)]
+        merged: dict[str, list[pa.Table]] = {name: [] for name in demands}
+        jobs = [(self.reader_ref, column) for column in columns]
+        with progress(len(jobs), "counting values", "parts") as bar:
+            for part in blocks.each(_merge_counts, jobs, at_once=self.at_once):
+                for name, table in part.items():
+                    held = pa.concat_tables([*merged[name], table])
+                    merged[name] = [rows.most_frequent(held, demands[name])]
+                bar.advance()
+        return {name: tables[0] for name, tables in merged.items()}
+
+    # -- bad rows ---------------------------------------------------------------------------
+
+    def quarantine(self, findings: Findings) -> None:
+        """Write the bad rows; too many of them are an error that shows some."""
+        if not findings.bad:
+            return
+        share, limit = findings.bad / findings.total, self.config.data.max_bad_share
+        fragments = sorted(findings.bad_fragments)
+        jobs = [(self.reader_ref, f) for f in fragments]
+        found = blocks.each(_quarantine, jobs, at_once=self.at_once)
+        if share > limit:
+            raise ConfigError(self._too_many(findings, share, found))
+        (self.staging / "quarantine").mkdir()
+        for number, table in enumerate(found):
+            path = self.staging / "quarantine" / f"part-{number:05d}.parquet"
+            path.write_bytes(_parquet(table))
+
+    def _too_many(self, findings: Findings, share: float, found: Iterator[pa.Table]) -> str:
+        ranked = sorted(findings.reasons.items(), key=lambda item: (-item[1], item[0]))
+        wanted = {reason: list[str]() for reason, _ in ranked[:3]}
+        for _, table in zip(range(8), found, strict=False):
+            for reason, shown in wanted.items():
+                these = table.filter(pc.equal(table[rows.BAD], reason)).slice(0, 2 - len(shown))
+                for line in these.to_pylist():
+                    row_id = line.pop(ROW_ID)
+                    line.pop(rows.BAD)
+                    values = ", ".join(f"{k}={v!r}" for k, v in list(line.items())[:8])
+                    shown.append(f"      {self.reader.place(row_id)}: {values}")
+            if all(len(shown) == 2 for shown in wanted.values()):
+                break
+        lines = [
+            f"{findings.bad:,} of {findings.total:,} rows ({share:.1%}) are bad, more than "
+            f"data.max_bad_share ({self.config.data.max_bad_share:.1%}):"
+        ]
+        for reason, count in ranked[:3]:
+            lines += [f"  {count:,} rows: {reason}", *wanted[reason]]
+        if len(ranked) > 3:
+            lines.append(f"  and {len(ranked) - 3} more reasons")
+        lines.append("correct the log or its description, or raise data.max_bad_share")
+        return "\n".join(lines)
+
+    def check(self, findings: Findings) -> None:
+        """Every split must have rows."""
+        empty = [name for name, count in zip(SPLITS, findings.rows, strict=True) if not count]
+        if empty:
+            spans = [
+                f"{name} {count:,} rows"
+                + (f" ({moment(span[0])} to {moment(span[1])})" if span else "")
+                for name, count, span in zip(SPLITS, findings.rows, findings.times, strict=True)
+            ]
+            raise ConfigError(
+                f"data.split leaves {' and '.join(empty)} empty: {'; '.join(spans)}; the split is by "
+                f"{self.reader.splitter.column}: {self.config.data.split!r}; move the cuts"
+            )
+
+    # -- histories and statistics -----------------------------------------------------------
+
+    def derive(
+        self, refs: blocks.Refs, findings: Findings
+    ) -> tuple[ray.data.Dataset, dict[str, pa.Table], dict[str, pa.Table]]:
+        """A plan that yields the good rows with derived columns; and the frozen look-ups."""
+        data = blocks.dataset(refs).map_batches(_good, batch_size=None, batch_format="pyarrow")
+        statistics: dict[str, pa.Table] = {}
+        histories: dict[str, pa.Table] = {}
+        count = sum(findings.rows)
+        for step in _passes(self.config, self.reader, findings):
+            keyed = data.map_batches(
+                _with_key, batch_size=None, batch_format="pyarrow", fn_args=[step.key]
+            )
+            with progress(count, f"sorting by {', '.join(step.key)}", "rows") as bar:
+                ordered = blocks.stream(keyed.sort([KEY, TIME, ROW_ID]), bar)
+            carries = self._scan(step, ordered, statistics, histories)
+            data = blocks.dataset(ordered).map_batches(
+                _emit, batch_size=None, batch_format="pyarrow", fn_args=[step, carries]
+            )
+        return data, statistics, histories
+
+    def _scan(
+        self,
+        step: Pass,
+        refs: blocks.Refs,
+        statistics: dict[str, pa.Table],
+        histories: dict[str, pa.Table],
+    ) -> dict[int, "ray.ObjectRef[Carry]"]:
+        """The carry of each block, by the id of its first row; fills in the look-ups."""
+        summaries, firsts, inner = [], [], []
+        jobs = [(step, ref) for ref in refs]
+        with progress(len(refs), f"scanning by {', '.join(step.key)}", "blocks") as bar:
+            for summary, first, lookup in blocks.each(_summarise, jobs, at_once=self.at_once):
+                summaries.append(summary)
+                firsts.append(first)
+                inner.append(lookup)
+                bar.advance()
+        carries, finished = passes.fold(step, summaries)
+        schema = inner[0].schema
+        tables: list[pa.Table] = []
+        for done, table in zip(finished, [*inner, schema.empty_table()], strict=True):
+            tables += [passes.boundary_rows(step, done, schema), table]
+        whole = pa.concat_tables(tables)
+        for statistic in step.statistics:
+            names = [f"{statistic.name}.count", f"{statistic.name}.sum"]
+            table = whole.select(["key", *names]).rename_columns(["key", "count", "sum"])
+            statistics[statistic.name] = table.combine_chunks()
+        for history in step.histories:
+            table = whole.select(["key", f"{history.name}.events"])
+            histories[history.name] = table.rename_columns(["key", "events"]).combine_chunks()
+        return {first: ray.put(carry) for first, carry in zip(firsts, carries, strict=True)}
+
+    # -- encode and write -------------------------------------------------------------------
+
+    def encode(self, data: ray.data.Dataset, encoder: Encoder, findings: Findings) -> blocks.Refs:
+        """Encoded rows, sorted as they will be written."""
+        light = ray.put(encoder.without_lookups())
+        encoded = data.map_batches(
+            _encode, batch_size=None, batch_format="pyarrow", fn_args=[light]
+        )
+        with progress(sum(findings.rows), "encoding and shuffling", "rows") as bar:
+            return blocks.stream(encoded.sort([SPLIT, ORDER, "row_id"]), bar)
+
+    def write_shards(self, refs: blocks.Refs, findings: Findings) -> dict[str, int]:
+        """Rows of each shard, by its name in the directory."""
+        sizes = list(blocks.each(_split_sizes, [(ref,) for ref in refs], at_once=self.at_once))
+        jobs: list[tuple[list[tuple[Any, int, int]]]] = []
+        written: dict[str, int] = {}
+        starts = np.concatenate([np.zeros((1, len(SPLITS)), int), np.cumsum(sizes, axis=0)])
+        for code, split in enumerate(SPLITS):
+            (self.staging / split).mkdir()
+            for number, first in enumerate(
+                range(0, findings.rows[code], self.config.data.shard_rows)
+            ):
+                last = min(first + self.config.data.shard_rows, findings.rows[code])
+                pieces = []
+                for block, ref in enumerate(refs):
+                    begin, end = starts[block][code], starts[block + 1][code]
+                    if begin < last and end > first:
+                        before = int(sum(sizes[block][:code]))
+                        piece = max(begin, first) - begin, min(end, last) - begin
+                        pieces.append((ref, before + int(piece[0]), before + int(piece[1])))
+                jobs.append((pieces,))
+                written[f"{split}/part-{number:05d}.parquet"] = last - first
+        with progress(sum(findings.rows), "writing shards", "rows") as bar:
+            done = blocks.each(_shard, jobs, at_once=self.cpus + 1)
+            for (name, count), content in zip(written.items(), done, strict=True):
+                (self.staging / name).write_bytes(content)
+                bar.advance(count)
+        return written
+
+    def finish(self, encoder: Encoder, findings: Findings, shards: dict[str, int]) -> Result:
+        """Encoder, schema, result, report, and the manifest last."""
+        encoder.write(self.staging / "encoder")
+        schema = encoder.schema()
+        schema.write(self.staging / "schema.json")
+        metrics: dict[str, dict[str, float | None]] = {
+            "dataset": {
+                **{f"rows_{s}": float(n) for s, n in zip(SPLITS, findings.rows, strict=True)},
+                "rows_quarantined": float(findings.bad),
+            }
+        }
+        for task in self.config.tasks:
+            means = zip(SPLITS, findings.label_means(task), strict=True)
+            metrics[task] = {f"mean_{split}": mean for split, mean in means}
+        result = Result.of(
+            "prepare",
+            self.config,
+            started=self.started,
+            metrics=metrics,
+            rows=sum(findings.rows),
+        )
+        result.write(str(self.staging))
+        write_report(self.staging / "report.html", self.config, schema, findings)
+        manifest.write(
+            self.staging,
+            kind=KIND,
+            format_version=FORMAT_VERSION,
+            config=self.config,
+            inputs={"source": self.reader.log.content_digest()},
+            info={
+                "encoder_digest": encoder.digest,
+                "shards": shards,
+                "rows": dict(zip(SPLITS, findings.rows, strict=True)),
+                "statistics": self.config.data.statistics,
+                "quarantine": findings.reasons,
+            },
+        )
+        return result
+
+
+def _passes(config: InfnetConfig, reader: RowReader, findings: Findings) -> list[Pass]:
+    """One pass per distinct key; the one with histories, whose rows grow most, last."""
+    demands = reader.features.demands()
+    rolling = config.data.statistics == "rolling"
+    grouped: dict[tuple[str, ...], tuple[list[Statistic], list[History]]] = {}
+    total = sum(findings.rows)
+    for name, demand in demands.statistics.items():
+        scale = passes.scale_of(findings.largest.get(name, 0.0), total)
+        statistic = Statistic(name, demand, scale)
+        grouped.setdefault(demand.key, ([], []))[0].append(statistic)
+    for name, history in demands.histories.items():
+        assert reader.log.columns.user is not None
+        grouped.setdefault((reader.log.columns.user,), ([], []))[1].append(History(name, history))
+    made = [Pass(key, tuple(s), tuple(h), rolling) for key, (s, h) in grouped.items()]
+    return sorted(made, key=lambda step: (len(step.histories) > 0, step.key))
+
+
+# ---------------------------------------------------------------------------------------------
+# Tasks: what runs on Ray's workers
+
+
+def _read(batch: pa.Table, reader: Any) -> Iterator[pa.Table]:
+    reader = ray.get(reader)
+    for index in batch["fragment"].to_pylist():
+        yield from reader.read(index)
+
+
+def _find(reader: RowReader, block: pa.Table) -> Findings:
+    return rows.find(reader, block)
+
+
+def _count(reader: RowReader, block: pa.Table, parts: int) -> Any:
+    counts = rows.count_values(reader.features, block, parts)
+    return counts[0] if parts == 1 else counts
+
+
+def _merge_counts(reader: RowReader, refs: list[Any]) -> dict[str, pa.Table]:
+    features = reader.features
+    merged: dict[str, pa.Table] = ray.get(refs[0])
+    for ref in refs[1:]:
+        merged = features.merge_counts([merged, ray.get(ref)])
+    demands = features.demands().vocabularies
+    return {name: rows.most_frequent(table, demands[name]) for name, table in merged.items()}
+
+
+def _quarantine(reader: RowReader, index: int) -> pa.Table:
+    return reader.quarantine(index)
+
+
+def _good(block: pa.Table) -> pa.Table:
+    return rows.good(block)
+
+
+def _with_key(block: pa.Table, key: tuple[str, ...]) -> pa.Table:
+    keys = pa.array(row_keys(block, key))
+    if KEY in block.column_names:
+        block = block.drop_columns([KEY])
+    return block.append_column(KEY, keys)
+
+
+def _summarise(step: Pass, block: pa.Table) -> tuple[passes.Summary, int, pa.Table]:
+    summary, inner = passes.summarise(step, block)
+    return summary, block[ROW_ID][0].as_py(), inner
+
+
+def _emit(block: pa.Table, step: Pass, carries: dict[int, Any]) -> Iterator[pa.Table]:
+    carry = ray.get(carries[block[ROW_ID][0].as_py()])
+    yield from passes.emit(step, block, carry, CELLS)
+
+
+def _encode(block: pa.Table, encoder: Any) -> pa.Table:
+    encoder = ray.get(encoder)
+    encoded = encoder.encode(block)
+    ids = encoded["row_id"].to_numpy()
+    hashed = (mix(ids.astype(np.uint64)) >> np.uint64(1)).astype(np.int64)
+    split = block[SPLIT]
+    order = np.where(split.to_numpy() == TRAIN, hashed, ids)
+    return encoded.append_column(SPLIT, split).append_column(ORDER, pa.array(order))
+
+
+def _split_sizes(block: pa.Table) -> list[int]:
+    return np.bincount(block[SPLIT].to_numpy(), minlength=len(SPLITS)).tolist()
+
+
+def _shard(pieces: list[tuple[Any, int, int]]) -> bytes:
+    parts = [ray.get(ref).slice(first, last - first) for ref, first, last in pieces]
+    return _parquet(pa.concat_tables(parts).drop_columns([SPLIT, ORDER]))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(
+        table.combine_chunks().replace_schema_metadata(None),
+        sink,
+        row_group_size=ROW_GROUP_ROWS,
+        compression="zstd",
+        write_page_checksum=True,
+    )
+    return sink.getvalue()
