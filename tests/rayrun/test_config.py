@@ -130,7 +130,7 @@ def test_a_key_that_stands_twice_is_an_error_with_its_line():
     ["a: [1", "a: 'b", "a: b: c", "a: !!python/object x", "\x00", "a: 1\n---\nb: 2", "? [a]\n: 1"],
 )
 def test_text_that_is_no_yaml_is_one_line_naming_the_file(text):
-    with pytest.raises(ConfigError, match="run.yaml.* is not valid YAML: ") as caught:
+    with pytest.raises(ConfigError, match=r"run.yaml.* is not valid YAML: ") as caught:
         parse_yaml(text, where="run.yaml")
     assert "\n" not in str(caught.value)
 
@@ -144,7 +144,7 @@ def test_a_mapping_that_holds_itself_is_refused(tmp_path):
 
 
 def test_a_missing_file_a_directory_and_bytes_are_named(tmp_path):
-    with pytest.raises(ConfigError, match="there is no file .*nowhere.yaml; check the path"):
+    with pytest.raises(ConfigError, match=r"there is no file .*nowhere.yaml; check the path"):
         load(Run, tmp_path / "nowhere.yaml")
     with pytest.raises(ConfigError, match="is a directory, a YAML file is needed"):
         load(Run, tmp_path)
@@ -215,7 +215,7 @@ def test_the_tag_of_a_union_is_no_part_of_the_key():
 
 
 def test_an_unknown_type_lists_the_known_ones_and_the_nearest():
-    with pytest.raises(ConfigError, match="net: .*'mpl'.*'mlp', 'wide'; did you mean 'mlp'?"):
+    with pytest.raises(ConfigError, match=r"net: .*'mpl'.*'mlp', 'wide'; did you mean 'mlp'?"):
         run(net={"type": "mpl"})
 
 
@@ -234,7 +234,7 @@ def test_a_union_without_type_tells_the_errors_of_the_nearest_member():
     assert str(caught.value).split("\n")[1:] == [
         "  source.colums: Extra inputs are not permitted; did you mean 'columns'?"
     ]
-    with pytest.raises(ConfigError, match="source: .*valid string or .*object; found 3"):
+    with pytest.raises(ConfigError, match=r"source: .*valid string or .*object; found 3"):
         run(source=3)
 
 
