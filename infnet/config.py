@@ -7,9 +7,13 @@ from pydantic import Field, model_validator
 from infnet.baselines import Model
 from infnet.features import Feature
 from infnet.tasks import Task
+from infnet.train.arithmetic import batch_arithmetic
+from infnet.weighting import FixedWeighting, Weighting
 from rayrun.config import Config, Place
 from rayrun.data.source import Source
 from rayrun.ray.compute import Compute
+from rayrun.ray.deepspeed import refuse_derived
+from rayrun.sinks import Sink
 
 
 class TimeSplit(Config):
@@ -64,7 +68,9 @@ class Optimizer(Config):
     lr: float = 1e-3
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
+    """How the learning rates go after the warm-up; that of the embeddings follows in proportion."""
     warmup_steps: int = 0
+    """Steps over which the learning rates (that of the embeddings too) rise linearly."""
     clip_norm: float = 0.0
     """Largest gradient norm of the dense parameters; 0 switches clipping off."""
 
@@ -108,6 +114,16 @@ class DeepSpeedStrategy(Config):
     deepspeed_extra: dict[str, object] = {}
     """Further DeepSpeed settings; any key that is derived here is refused."""
 
+    @model_validator(mode="after")
+    def _settings_agree(self) -> "DeepSpeedStrategy":
+        refuse_derived(self.deepspeed_extra)
+        needed = {"none": 0, "optimizer": 1, "parameters": 3}[self.offload]
+        if self.zero_stage < needed:
+            raise ValueError(
+                f"offload: {self.offload} needs zero_stage {needed} or more, found {self.zero_stage}"
+            )
+        return self
+
 
 Strategy = Annotated[SingleStrategy | DdpStrategy | DeepSpeedStrategy, Field(discriminator="type")]
 
@@ -127,6 +143,8 @@ class Train(Config):
     """Rows shuffled at a time in each lane."""
     optimizer: Optimizer = Optimizer()
     embeddings: EmbeddingOptimizer = EmbeddingOptimizer()
+    weighting: Weighting = FixedWeighting()
+    """How the losses of the tasks become one."""
     strategy: Strategy = SingleStrategy()
     precision: Literal["fp32", "bf16"] = "fp32"
     early_stopping: EarlyStopping | None = None
@@ -171,6 +189,8 @@ class InfnetConfig(Config):
     """Baselines trained and evaluated beside the model, on the same rows."""
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    sinks: Annotated[tuple[Sink, ...], Place] = ()
+    """Where metric records go besides `metrics.jsonl`."""
     inputs: Inputs = Inputs()
     compute: Compute
 
@@ -180,4 +200,20 @@ class InfnetConfig(Config):
             raise ValueError("features: at least one feature is required")
         if not self.tasks:
             raise ValueError("tasks: at least one task is required")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "InfnetConfig":
+        workers = self.compute.workers
+        if self.train.strategy.type == "single" and workers > 1:
+            raise ValueError(
+                f"train.strategy: single is one worker, compute.workers is {workers}; "
+                "use ddp or deepspeed, or one worker"
+            )
+        batch_arithmetic(
+            batch_size=self.train.batch_size,
+            workers=workers,
+            micro_batch_size=self.train.micro_batch_size,
+            lanes=self.train.lanes,
+        )
         return self

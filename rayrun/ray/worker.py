@@ -1,13 +1,18 @@
 """Worker: what a training loop may ask of whoever runs it. The loop is written against this and knows no Ray.
 
-Three hosts implement it: one process alone (`SingleWorker`, here), Ray Train (`rayrun.ray.train`), torchrun.
+Two hosts implement it: one process alone (`SingleWorker`, here) and Ray Train (`rayrun.ray.train.RayWorker`).
 """
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+KEPT_CHECKPOINTS = 2
+"""A run keeps its newest checkpoints: the last, and one more should a disk lose it."""
 
 
 class Worker(Protocol):
@@ -40,3 +45,58 @@ class Worker(Protocol):
     def latest_checkpoint(self) -> Path | None:
         """Local path of the newest complete checkpoint of this run, or None: start from the beginning."""
         ...
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Say how far the work is; cheap, may be called at every step, only rank 0 is shown."""
+        ...
+
+
+class SingleWorker:
+    """One process alone: collectives are the identity, checkpoints lie in a local directory.
+
+    A checkpoint appears under its final name only when it is complete; the newest two are kept.
+    """
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, directory: Path, device: torch.device | str = "cpu") -> None:
+        """`directory` holds the checkpoints of this run, and of earlier attempts at it."""
+        self.directory = Path(directory)
+        self.device = torch.device(device)
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The value itself."""
+        return value
+
+    def gather_rows(self, rows: Tensor) -> list[Tensor]:
+        """The rows themselves."""
+        return [rows]
+
+    def barrier(self) -> None:
+        """There is nobody to wait for."""
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None = None) -> None:
+        """Keep a copy of the checkpoint directory, if one is given."""
+        if checkpoint is None:
+            return
+        kept = self._checkpoints()
+        number = int(kept[-1].name.split("_")[1]) + 1 if kept else 0
+        with tempfile.TemporaryDirectory(prefix=".half-", dir=self.directory) as half:
+            copy = Path(half) / "checkpoint"
+            shutil.copytree(checkpoint, copy)
+            copy.rename(self.directory / f"checkpoint_{number:06d}")
+        for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint directory, or None."""
+        kept = self._checkpoints()
+        return kept[-1] if kept else None
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Nothing is shown: whoever runs a loop in its own process has its own display."""
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.directory.glob("checkpoint_*"))

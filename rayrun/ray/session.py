@@ -1,0 +1,106 @@
+"""Open Ray for a `Compute`, and close only what was opened here."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from rayrun.config import ConfigError
+from rayrun.ray.compute import AttachedCompute, LocalCompute
+
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+"""Environment of a session of ours: nothing is sent anywhere."""
+
+
+@contextlib.contextmanager
+def session(compute: LocalCompute | AttachedCompute) -> Iterator[None]:
+    """Ray is open inside the block.
+
+    A Ray that is open already is used as it is and stays open: verbs that call each other, and notebooks, share
+    one. `local` starts an instance of our own, never one that happens to run on the host, with a
+    private temporary directory that is removed with it. `attached` connects to a cluster and leaves it running.
+
+    Raises:
+        ConfigError: the workers need more than a local instance has, or no cluster answers at the address.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    temporary: Path | None = None
+    try:
+        if isinstance(compute, AttachedCompute):
+            _attach(compute.address)
+        else:
+            # A short name under the system's directory: paths of Unix sockets end at 107 bytes.
+            temporary = Path(tempfile.mkdtemp(prefix="r"))
+            _start(compute, temporary)
+        yield
+    finally:
+        ray.shutdown()
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def available_cpus() -> int:
+    """CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_local(compute: LocalCompute) -> int:
+    """CPUs that a local Ray counts on, after checking that all workers fit.
+
+    Raises:
+        ConfigError: they do not, and Ray would wait for ever.
+    """
+    num_cpus = available_cpus() if compute.num_cpus is None else compute.num_cpus
+    needed = compute.workers * compute.cpus_per_worker
+    if needed > num_cpus:
+        raise ConfigError(
+            f"compute.workers × compute.cpus_per_worker ({compute.workers} × {compute.cpus_per_worker:g} = "
+            f"{needed:g}) needs more CPUs than there are ({num_cpus}); lower one of them, or set "
+            f"compute.num_cpus to {needed:g} to let the workers share CPUs"
+        )
+    return num_cpus
+
+
+def _start(compute: LocalCompute, temporary: Path) -> None:
+    import ray
+
+    num_cpus = check_local(compute)
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=compute.object_store_bytes,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=str(temporary),
+        )
+    except ValueError as error:
+        raise ConfigError(f"compute: Ray does not start on this machine: {error}") from error
+    have = ray.cluster_resources().get("GPU", 0)
+    if (needed := compute.workers * compute.gpus_per_worker) > have:
+        raise ConfigError(
+            f"compute.workers × compute.gpus_per_worker ({compute.workers} × "
+            f"{compute.gpus_per_worker:g} = {needed:g}) needs more GPUs than there are ({have:g})"
+        )
+
+
+def _attach(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"compute.address ({address}): no Ray cluster answers ({reason}); start one, correct the "
+            "address, or use compute: {type: local}"
+        ) from error

@@ -1,0 +1,254 @@
+"""Run a train function on Ray Train: equal workers, checkpoints, restarts, and one result file of rank 0.
+
+The function sees a `Worker` and its argument, and returns plain data. Everything that must survive lies under
+`<storage>/<name>`: checkpoints (the newest two), `progress.json`, and `result.json`, the return value of rank 0.
+The name is fixed by the caller, so a driver that was killed and starts again continues the same run.
+"""
+
+import contextlib
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rayrun import storage
+from rayrun.config import ConfigError, Json
+from rayrun.progress import progress
+from rayrun.ray.compute import AttachedCompute, LocalCompute
+from rayrun.ray.session import session
+from rayrun.ray.worker import KEPT_CHECKPOINTS, Worker
+
+RESULT = "result.json"
+REFUSED = "refused.json"
+PROGRESS = "progress.json"
+PROGRESS_EVERY_S = 1.0
+
+TrainFunction = Callable[[Worker, Json], Json]
+
+
+def run(
+    function: TrainFunction,
+    argument: Json,
+    *,
+    compute: LocalCompute | AttachedCompute,
+    storage_path: str,
+    name: str,
+    max_failures: int = 0,
+    title: str = "training",
+) -> Json:
+    """Run `function(worker, argument)` on `compute.workers` workers and return what rank 0 returned.
+
+    A worker that dies is replaced up to `max_failures` times: all workers start again and find the newest
+    complete checkpoint in `worker.latest_checkpoint()`. `function` must be importable on the workers;
+    `argument` and the result are JSON data. `storage_path` is a directory or an object store URI that all
+    workers reach.
+
+    Raises:
+        ConfigError: raised by the function (never tried again), or the workers cannot be placed.
+        RuntimeError: the function failed more than `max_failures` times; the first worker's error follows.
+    """
+    from ray.train import (
+        CheckpointConfig,
+        FailureConfig,
+        LoggingConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+    )
+    from ray.train.torch import TorchTrainer
+
+    place = storage.join(storage_path, name)
+    for stale in (RESULT, REFUSED):
+        _remove(storage.join(place, stale))
+    filesystem, path = storage.arrow_filesystem(storage_path)
+    with session(compute):
+        trainer = TorchTrainer(
+            cast(Any, _on_worker),
+            train_loop_config={"function": function, "argument": argument, "place": place},
+            scaling_config=ScalingConfig(
+                num_workers=compute.workers,
+                use_gpu=compute.gpus_per_worker > 0,
+                resources_per_worker=_resources(compute),
+            ),
+            run_config=RunConfig(
+                name=name,
+                storage_path=path,
+                storage_filesystem=filesystem,
+                failure_config=FailureConfig(max_failures=max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        try:
+            with _shown(storage.join(place, PROGRESS), title):
+                trainer.fit()
+        except TrainingFailedError as error:
+            _raise_if_refused(place)
+            reason = str(error).strip()
+            raise RuntimeError(
+                f"{title} failed more than max_failures ({max_failures}) times; checkpoints are in "
+                f"{place}, the same command continues from the newest. {reason}"
+            ) from error
+    _raise_if_refused(place)
+    return cast(Json, json.loads(storage.read_bytes(storage.join(place, RESULT))))
+
+
+def _resources(compute: LocalCompute | AttachedCompute) -> dict[str, float]:
+    resources = {"CPU": float(compute.cpus_per_worker)}
+    if compute.gpus_per_worker > 0:
+        resources["GPU"] = float(compute.gpus_per_worker)
+    return resources
+
+
+def _on_worker(config: dict[str, Any]) -> None:
+    place = str(config["place"])
+    if storage.exists(storage.join(place, REFUSED)):
+        return  # bad input stays bad: the restarted workers leave at once
+    worker = RayWorker(place)
+    try:
+        result = config["function"](worker, config["argument"])
+    except ConfigError as error:
+        refused = json.dumps({"error": str(error)}).encode()
+        storage.write_bytes(storage.join(place, REFUSED), refused)
+        raise
+    if worker.rank == 0:
+        data = json.dumps(result, allow_nan=False).encode()
+        storage.write_bytes(storage.join(place, RESULT), data)
+    worker.barrier()
+
+
+def _raise_if_refused(place: str) -> None:
+    refused = storage.join(place, REFUSED)
+    if storage.exists(refused):
+        message = str(json.loads(storage.read_bytes(refused))["error"])
+        _remove(refused)
+        raise ConfigError(message)
+
+
+def _remove(uri: str) -> None:
+    if storage.exists(uri):
+        filesystem, path = storage.arrow_filesystem(uri)
+        filesystem.delete_file(path)
+
+
+class RayWorker:
+    """A `Worker` over `ray.train` and `torch.distributed` (gloo between CPUs, NCCL between GPUs)."""
+
+    def __init__(self, place: str) -> None:
+        """Only inside a worker of `run`; `place` is where progress is written."""
+        import ray.train
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        self.rank = int(context.get_world_rank())
+        self.world_size = int(context.get_world_size())
+        self.device: torch.device = ray.train.torch.get_device()
+        self._place = place
+        self._said = 0.0
+        self._fetched: Path | None = None
+
+    def sum(self, value: Tensor) -> Tensor:
+        """All-reduce of a copy of `value`."""
+        if self.world_size == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    def gather_rows(self, rows: Tensor) -> list[Tensor]:
+        """All-gather, padded to the longest part (the backends want equal shapes)."""
+        if self.world_size == 1:
+            return [rows]
+        mine = torch.tensor([rows.shape[0]], device=rows.device)
+        counts = [torch.empty_like(mine) for _ in range(self.world_size)]
+        dist.all_gather(counts, mine)
+        lengths = [int(count.item()) for count in counts]
+        padded = rows.new_zeros((max(lengths), *rows.shape[1:]))
+        padded[: rows.shape[0]] = rows
+        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(parts, padded)
+        return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None = None) -> None:
+        """`ray.train.report`: a barrier, which merges the workers' directories in the run's storage."""
+        import ray.train
+
+        part = None if checkpoint is None else ray.train.Checkpoint.from_directory(str(checkpoint))
+        ray.train.report(metrics, checkpoint=part)
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint, fetched to this machine if it lies elsewhere."""
+        import ray.train
+
+        newest = ray.train.get_checkpoint()
+        if newest is None:
+            return None
+        if self._fetched is None:
+            with newest.as_directory() as found:
+                local = Path(found)
+                if str(newest.path) != str(local):  # a temporary copy, removed when the block ends
+                    copy = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+                    for part in local.iterdir():
+                        part.rename(copy / part.name)
+                    local = copy
+            self._fetched = local
+        return self._fetched
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Rank 0 leaves a small file, at most once a second, which the driver shows."""
+        now = time.monotonic()
+        if self.rank or (now - self._said < PROGRESS_EVERY_S and done < total):
+            return
+        self._said = now
+        text = json.dumps({"done": done, "total": total, "note": note})
+        storage.write_bytes(storage.join(self._place, PROGRESS), text.encode())
+
+
+@contextlib.contextmanager
+def _shown(uri: str, title: str) -> Iterator[None]:
+    """Show the progress file of rank 0 while the block runs."""
+    _remove(uri)
+    finished = threading.Event()
+
+    def follow() -> None:
+        bar: Any = None
+        shown = 0
+        with contextlib.ExitStack() as stack:
+            while not finished.wait(0 if bar is None and finished.is_set() else 0.5):
+                state = _read_progress(uri)
+                if state is None:
+                    continue
+                if bar is None:
+                    bar = stack.enter_context(progress(int(state["total"]), title, unit="steps"))
+                bar.advance(int(state["done"]) - shown, note=str(state["note"]))
+                shown = int(state["done"])
+            state = _read_progress(uri)
+            if bar is not None and state is not None:
+                bar.advance(int(state["done"]) - shown, note=str(state["note"]))
+
+    thread = threading.Thread(target=follow, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+
+
+def _read_progress(uri: str) -> Json | None:
+    try:
+        return cast(Json, json.loads(storage.read_bytes(uri)))
+    except (ConfigError, OSError, ValueError):
+        return None  # not there yet, or between two versions on an object store: look again
