@@ -105,6 +105,11 @@ class INFNetConfig(BaseModel):
         for name, count in counts.items():
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, found {count}")
+        for name in ("proxy_hidden", "gate_hidden", "head_hidden"):
+            if any(width < 1 for width in getattr(self, name)):
+                raise ValueError(
+                    f"{name} must hold widths of at least 1, found {getattr(self, name)}"
+                )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), found {self.dropout}")
         return self

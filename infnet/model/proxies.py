@@ -67,7 +67,7 @@ class SequenceProxies(nn.Module):
     ) -> Float[Tensor, "B k D"]:
         if self.score is not None and pooling == "attention":
             return masked_softmax(self.score(tokens).transpose(1, 2), valid) @ tokens
-        total = tokens.sum(dim=1)
+        shares = valid[:, None].to(tokens.dtype)
         if pooling == "mean":
-            total = total / valid.sum(dim=1, keepdim=True).clamp(min=1)
-        return total[:, None].expand(-1, len(self.weight), -1)
+            shares = shares / valid.sum(dim=1).clamp(min=1)[:, None, None]
+        return (shares @ tokens).expand(-1, len(self.weight), -1)
