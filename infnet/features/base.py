@@ -2,18 +2,20 @@
 
 A feature goes through three stages, each free of the others:
 
-* **demand** says what must be known of the training rows: a vocabulary, a mergeable summary, or columns
-  that depend on *earlier rows* (a history, a running statistic of a key);
+* **demand** says what must be known of the training rows: a vocabulary, a mergeable summary, or
+  columns that depend on *earlier rows* (a history, a running statistic of a key);
 * **fit** turns summaries into a state (plain JSON);
-* **encode** is a pure function of raw columns, derived columns and state. It sees one row at a time, so the
-  same code encodes a shard of the log, an evaluated file and a served request: no training-serving skew.
+* **encode** is a pure function of raw columns, derived columns and state. It sees one row at a
+  time, so the same code encodes a shard of the log, an evaluated file and a served request: no
+  training-serving skew.
 
-Derived columns are added to the raw table before `encode` by whoever drives it: prepare (from sorted passes
-over the log), `infnet evaluate --data FILE` (from the frozen look-up tables), the server (from the request).
+Derived columns are added to the raw table before `encode` by whoever drives it: prepare (from
+sorted passes over the log), `infnet evaluate --data FILE` (from the frozen look-up tables), the
+server (from the request).
 
     __time                       int64       milliseconds of the row; 0 in logs without time
-    __label.<task>               float64     label of a task, null where not observed (training rows only)
-    __history.<feature>          list<struct<event columns…, __time: int64>>  oldest first, at most max_length
+    __label.<task>               float64     label of a task, null where not observed
+    __history.<feature>          list<struct<event columns…, __time: int64>>  oldest first
     __statistic.<feature>.count  float64     training rows of the row's key whose value is observed
     __statistic.<feature>.sum    float64     sum of the value over them
 
@@ -26,10 +28,9 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import model_validator
 
-from infnet.features.columns import as_numpy, column, missing, numbers, text
+from infnet.features.columns import as_numpy, column, missing, numbers, pc, text
 from infnet.features.vocabulary import Vocabulary
 from infnet.schema import DenseSlot, FieldSlot, SequenceSlot, TableSpec
 from rayrun.config import Config, Json
@@ -84,7 +85,7 @@ class StatisticDemand(Config):
 
     key: tuple[str, ...]
     value: str
-    """Column, `task:<name>` for the label of a task, or empty: rows are counted, nothing is summed."""
+    """Column, `task:<name>` for the label of a task, or empty: rows are only counted."""
     fold: Literal["earlier", "leave_one_out"]
     """Which training rows a training row sees: strictly earlier ones, or all but itself."""
 
@@ -137,7 +138,7 @@ class Feature(Config):
     """Base of the feature configs. `name` is the key under `features:` in the YAML."""
 
     def columns(self, name: str) -> frozenset[str]:
-        """Raw columns of the row itself that `encode`, or the look-up of its derived columns, reads."""
+        """Raw columns of the row itself that `encode` or `derive` reads."""
         raise NotImplementedError
 
     def references(self) -> tuple[str, ...]:
@@ -152,7 +153,7 @@ class Feature(Config):
         """
 
     def demands(self, name: str, features: "Mapping[str, Feature]") -> Demands:
-        """What must be computed over the training rows; `features` lets one refer to another's columns."""
+        """What must be computed over the training rows; `features` are all of the config."""
         return Demands()
 
     def problems(self, name: str, rows: pa.Table) -> list[Problem]:
@@ -160,7 +161,7 @@ class Feature(Config):
         return []
 
     def summarise(self, name: str, rows: pa.Table) -> Json:
-        """A bounded, mergeable summary of some training rows (with `__row_id` and `__label.<task>`)."""
+        """A bounded, mergeable summary of some training rows; they have `__row_id` and labels."""
         return {}
 
     def merge(self, parts: Sequence[Json]) -> Json:
@@ -172,7 +173,7 @@ class Feature(Config):
         return {}
 
     def read_vectors(self, name: str) -> pa.Table | None:
-        """Pretrained vectors by key, read once when the encoder is fitted; None where there are none."""
+        """Pretrained vectors by key, read once, when the encoder is fitted; else None."""
         return None
 
     def id_table(self, name: str, fitted: Fitted) -> TableSpec:

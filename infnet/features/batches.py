@@ -2,11 +2,10 @@
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from infnet.batch import Batch, SequenceBatch
-from infnet.features.columns import as_numpy, plain, ranges
+from infnet.features.columns import as_numpy, pc, plain, ranges
 from infnet.schema import Schema, SequenceSlot
 from rayrun.config import ConfigError
 
@@ -65,8 +64,8 @@ def _block(table: pa.Table, name: str, width: int) -> np.ndarray:
         found, flat = 1, as_numpy(values)
     if found != width:
         raise ConfigError(
-            f"the column {name!r} has {found} numbers per row, the schema needs {width}: it was encoded "
-            "for another schema; run `infnet prepare` with this config"
+            f"the column {name!r} has {found} numbers per row, the schema needs {width}: it was "
+            "encoded for another schema; run `infnet prepare` with this config"
         )
     return flat.reshape(-1, width)
 

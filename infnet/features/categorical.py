@@ -16,7 +16,7 @@ from rayrun.config import Config, ConfigError
 
 
 class VocabularyIds(Config):
-    """Every value seen often enough in training has a row of its own; all others share `unknown`."""
+    """A value seen often enough in training has a row of its own; all others share `unknown`."""
 
     type: Literal["vocabulary"] = "vocabulary"
     min_count: int = 1
@@ -28,7 +28,8 @@ class VocabularyIds(Config):
     def _counts_are_possible(self) -> "VocabularyIds":
         if self.min_count < 1 or self.max_size < 1:
             raise ValueError(
-                f"min_count and max_size must be at least 1, found {self.min_count} and {self.max_size}"
+                "min_count and max_size must be at least 1, "
+                f"found {self.min_count} and {self.max_size}"
             )
         return self
 
@@ -58,9 +59,9 @@ class CategoricalFeature(Feature):
     dim: int = 16
     """Width of an embedding, 8 to 128."""
     table: str = ""
-    """Fields that name the same table share embeddings (and vocabulary). Empty: a table of its own."""
+    """Fields that name the same table share embeddings and vocabulary. Empty: its own table."""
     cold_start: Literal["unknown", "mean"] = "unknown"
-    """What an unseen value gets: the `unknown` row, trained on rare values, or the mean of the known rows."""
+    """An unseen value gets the row `unknown`, trained on rare ones, or the mean of known rows."""
 
     @model_validator(mode="after")
     def _settings_fit(self) -> "CategoricalFeature":
@@ -84,8 +85,8 @@ class CategoricalFeature(Feature):
         kind = schema.field(self.column).type
         if pa.types.is_nested(kind):
             raise ConfigError(
-                f"features.{name}.column: {self.column} has the type {kind}; a categorical feature reads one value per "
-                "row. For a list of ids use `type: sequence` with `column`"
+                f"features.{name}.column: {self.column} has the type {kind}; a categorical feature "
+                "reads one value per row. For a list of ids use `type: sequence` with `column`"
             )
 
     def demands(self, name: str, features: Mapping[str, Feature]) -> Demands:

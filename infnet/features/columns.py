@@ -3,11 +3,16 @@
 Every function gives for a row what it would give for that row alone.
 """
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from rayrun.config import ConfigError
+
+pc: Any = pyarrow.compute
+"""Arrow's kernels: made when Arrow is imported, so no type checker knows their names."""
 
 _NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 
@@ -51,15 +56,16 @@ def text(values: pa.Array | pa.ChunkedArray) -> pa.Array:
         return values.cast(pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         raise ConfigError(
-            f"a categorical value must be a number, text, a truth value or a date, found the type {kind}; "
-            "lists are read by `sequence` (column) and `window`"
+            "a categorical value must be a number, text, a truth value or a date, "
+            f"found the type {kind}; lists are read by `sequence` (column) and `window`"
         ) from None
 
 
 def numbers(values: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """(float64 values, NaN where missing; bool: the raw value is there but is no finite number).
 
-    Null, NaN and empty text are missing. Unreadable text and infinities are bad, and given as missing.
+    Null, NaN and empty text are missing. Unreadable text and infinities are bad, and given as
+    missing.
     """
     values = plain(values)
     kind = values.type
@@ -95,7 +101,8 @@ def missing(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def lists(values: pa.Array | pa.ChunkedArray, most: int) -> tuple[pa.Array, np.ndarray]:
-    """(the elements of all rows, one after the other; how many each row has), the last `most` of each row.
+    """(the elements of all rows, one after the other; how many each row has), the last `most` of
+    each row.
 
     A null list is empty.
 

@@ -11,7 +11,10 @@ from infnet.features.scaled import ScaledNumber
 
 
 class DeltaFeature(ScaledNumber):
-    """a − b of one row, or (a − b) / |b| (`relative`); then as `numeric`. Missing where a part is, or b is 0."""
+    """a − b of one row, or (a − b) / |b| (`relative`); then as `numeric`.
+
+    Missing where a part is missing, or b is 0 (`relative`).
+    """
 
     type: Literal["delta"] = "delta"
     a: str

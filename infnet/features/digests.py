@@ -1,12 +1,11 @@
-"""Digest of an Arrow table's content: the same for equal values, however they are chunked, sliced or stored."""
+"""Digest of an Arrow table's content: equal for equal values, however they are chunked."""
 
 import hashlib
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from infnet.features.columns import as_numpy, plain
+from infnet.features.columns import as_numpy, pc, plain
 
 
 def table_digest(table: pa.Table) -> str:

@@ -5,7 +5,8 @@
     s.<sequence>.ids.<field> list<int32> · s.<sequence>.ages list<float32> (days)
     y.<task> float32, null where not observed
 
-`encode` sees one row at a time: what it gives for a row does not depend on the other rows of the table.
+`encode` sees one row at a time: what it gives for a row does not depend on the other rows of the
+table.
 """
 
 from collections.abc import Mapping
@@ -31,7 +32,10 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Encoder:
-    """Fitted features. Immutable; goes to worker processes by pickle (`without_lookups` makes it light)."""
+    """Fitted features. Immutable; goes to worker processes by pickle.
+
+    `without_lookups` makes it light for those that only `encode`.
+    """
 
     features: FeatureSet
     states: Mapping[str, Json]
@@ -40,7 +44,7 @@ class Encoder:
     statistics: Mapping[str, Lookup] = field(default_factory=dict)
     """By feature: count and sum of every key at the end of training. Needed by `derive` only."""
     histories: Mapping[str, Lookup] = field(default_factory=dict)
-    """By feature: the most recent events of every user at the end of training. Needed by `derive` only."""
+    """By feature: the most recent events of every user then. Needed by `derive` only."""
     digest: str = ""
     """`sha256:…` of the content: config of the features and tasks, states, tables."""
 
@@ -56,8 +60,9 @@ class Encoder:
     ) -> "Encoder":
         """From the merged summaries and value counts of all training rows.
 
-        `statistics[feature]` has the columns `key` (int64, `hashing.row_keys` of the key columns), `count`, `sum`;
-        `histories[feature]` has `key` (of the user column) and `events` (list<struct<…, __time>>, oldest first).
+        `statistics[feature]` has the columns `key` (int64, `hashing.row_keys` of the key columns),
+        `count`, `sum`; `histories[feature]` has `key` (of the user column) and `events`
+        (list<struct<…, __time>>, oldest first).
 
         Raises:
             ConfigError: values that a feature cannot be fitted on.
@@ -200,7 +205,8 @@ class Encoder:
     def encode(self, rows: pa.Table, *, labels: bool = True) -> pa.Table:
         """Raw rows with derived columns → the columns of a shard.
 
-        `labels=False` (prediction): label and weight columns are not read; labels are null, weights 1.
+        `labels=False` (prediction): label and weight columns are not read; labels are null, weights
+        1.
 
         Raises:
             ConfigError: a column is missing or of another type than in the log.
@@ -233,10 +239,12 @@ class Encoder:
         return pa.table(columns)
 
     def derive(self, rows: pa.Table) -> pa.Table:
-        """Add histories and statistics as they stood at the end of training: for rows that come after it.
+        """Add histories and statistics as they stood at the end of training: for rows that come
+        after it.
 
-        Events that are not strictly earlier than a row stay out of its history. A statistic has no times any
-        more, so a row of the training period would see itself in it: encode those with `infnet prepare`.
+        Events that are not strictly earlier than a row stay out of its history. A statistic has no
+        times any more, so a row of the training period would see itself in it: encode those with
+        `infnet prepare`.
 
         Raises:
             ConfigError: the encoder was read without its look-ups.

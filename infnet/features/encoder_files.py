@@ -1,10 +1,12 @@
 """The encoder as a directory.
 
-encoder.json                 format_version, configs, states, digests of the tables, digest of it all
-raw.parquet                  no rows: the types of the log's columns
-vocabularies/<name>.parquet  values in the order of their ids
-vectors/<feature>.parquet    pretrained vectors by key
-statistics/<feature>.parquet, histories/<feature>.parquet   the frozen look-ups
+    encoder.json                 configs, states, digests of the tables, digest of it all
+    raw.parquet                  no rows: the types of the log's columns
+    vocabularies/<name>.parquet  values in the order of their ids
+    vectors/<feature>.parquet    pretrained vectors by key
+    statistics/<feature>.parquet, histories/<feature>.parquet   the frozen look-ups
+
+Its format is that of `FORMAT_VERSION`; a reader refuses a newer one.
 """
 
 import json

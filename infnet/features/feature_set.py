@@ -1,4 +1,5 @@
-"""FeatureSet: features, tasks and roles of a config over a log's columns, before anything is fitted.
+"""FeatureSet: features, tasks and roles of a config over a log's columns, before anything is
+fitted.
 
 How `prepare` uses it, block by block of the log:
 
@@ -15,12 +16,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from infnet.features import Feature, StatisticFeature, vocabulary
 from infnet.features.base import Demands, Problem
 from infnet.features.categorical import CategoricalFeature
-from infnet.features.columns import column, missing, numbers, plain
+from infnet.features.columns import column, missing, numbers, pc, plain
 from infnet.features.labels import label, label_columns, label_problems
 from infnet.features.scaled import ScaledNumber
 from infnet.tasks import Task
@@ -32,7 +32,7 @@ _NAME = re.compile(r"[^\W\d][\w-]*")
 
 
 class FeatureSet:
-    """Checked against the log: every column is there, every reference resolves, no label is read."""
+    """Checked against the log: every column is there, all references resolve, no label is read."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class FeatureSet:
         self._check_leaks()
 
     def columns(self, *, labels: bool) -> tuple[str, ...]:
-        """Raw columns needed: by `encode` alone, or (`labels`) also by labels, weights and fitting."""
+        """Raw columns needed by `encode`; with `labels` also by labels, weights and fitting."""
         needed: dict[str, None] = {}
         roles = self.roles
         named = [roles.user, roles.time.column if roles.time else None]
@@ -100,7 +100,8 @@ class FeatureSet:
     # -- rows ---------------------------------------------------------------------------------
 
     def with_roles(self, rows: pa.Table, *, labels: bool = True) -> pa.Table:
-        """The rows with the columns needed in the types of the log, `__time`, and (`labels`) the labels.
+        """The rows with the columns needed in the types of the log, `__time`, and (`labels`) the
+        labels.
 
         Other columns stay as they are; doing it twice changes nothing.
 
@@ -211,8 +212,8 @@ class FeatureSet:
             )
         if demands.histories and self.roles.user is None:
             raise ConfigError(
-                f"features.{next(iter(demands.histories))} collects the history of a user, so the source must "
-                "name it (data.source.columns.user)"
+                f"features.{next(iter(demands.histories))} collects the history of a user, so the "
+                "source must name it (data.source.columns.user)"
             )
 
     def _check_reference(self, name: str, other: str) -> None:
@@ -229,7 +230,8 @@ class FeatureSet:
             ]
             what = "is not a feature" if feature is None else "gives numbers, not ids"
             raise ConfigError(
-                f"features.{name}.fields: {other!r} {what}; name some of {', '.join(able) or '(none)'}"
+                f"features.{name}.fields: {other!r} {what}; "
+                f"name some of {', '.join(able) or '(none)'}"
             )
 
     @staticmethod
@@ -241,8 +243,8 @@ class FeatureSet:
         for key in ("dim", "encoding", "cold_start"):
             if getattr(feature, key) != getattr(other, key):
                 raise ConfigError(
-                    f"features.{name}.{key} must equal features.{first}.{key}: they share the table "
-                    f"{table!r}; found {getattr(feature, key)!r} and {getattr(other, key)!r}"
+                    f"features.{name}.{key} must equal features.{first}.{key}: they share the "
+                    f"table {table!r}; found {getattr(feature, key)!r} and {getattr(other, key)!r}"
                 )
 
     def _check_leaks(self) -> None:
@@ -253,8 +255,9 @@ class FeatureSet:
             for read in sorted(feature.columns(name)):
                 if read in labels:
                     raise ConfigError(
-                        f"features.{name} reads {read}, which is the label of {labels[read]}: the model would "
-                        "see the answer. Past labels enter by a statistic (value: task:…) or a behaviour"
+                        f"features.{name} reads {read}, which is the label of {labels[read]}: the "
+                        "model would see the answer. Past labels enter by a statistic "
+                        "(value: task:…) or a behaviour"
                     )
 
     def _wanted_by(self, wanted: str) -> list[str]:

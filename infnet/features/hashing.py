@@ -1,11 +1,12 @@
 """Stable 64-bit hashes of values, vectorised over Arrow buffers.
 
-A value is hashed as UTF-8 text (see `columns.text`), eight bytes at a time, with the finaliser of SplitMix64
-(Steele, Lea, Flood 2014) as the mixing step. The result depends on nothing but the text: not on the platform, the
-process, the batch or the Arrow layout. A golden test holds it, for hashes stand in files.
+A value is hashed as UTF-8 text (see `columns.text`), eight bytes at a time, with the finaliser of
+SplitMix64 (Steele, Lea, Flood 2014) as the mixing step. The result depends on nothing but the text:
+not on the platform, the process, the batch or the Arrow layout. A golden test holds it, for hashes
+stand in files.
 
-Among n distinct values the expected number of colliding pairs is n² / 2⁶⁵ (3 · 10⁻⁶ for ten million) and, with B
-buckets, n² / 2B. It is no cryptographic hash: it hides nothing.
+Among n distinct values the expected number of colliding pairs is n² / 2⁶⁵ (3 · 10⁻⁶ for ten
+million) and, with B buckets, n² / 2B. It is no cryptographic hash: it hides nothing.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ _BYTES = np.array([(1 << (8 * n)) - 1 for n in range(8)] + [2**64 - 1], dtype=np
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser: a bijection of uint64 in which every input bit moves every output bit."""
+    """SplitMix64's finaliser: a bijection of uint64; every input bit moves every output bit."""
     values = values + _GOLDEN
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

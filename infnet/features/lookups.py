@@ -1,7 +1,7 @@
 """What the training rows left behind, by key: statistics and histories, as sorted Arrow tables.
 
-A look-up is a binary search over the key column (`hashing.row_keys`), vectorised over the rows that ask.
-Memory: 24 bytes per key of a statistic; a history holds its events.
+A look-up is a binary search over the key column (`hashing.row_keys`), vectorised over the rows that
+ask. Memory: 24 bytes per key of a statistic; a history holds its events.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Pretrained feature: a vector per value of a column, read from a file (text, image or graph embeddings)."""
+"""Pretrained feature: a vector per value of a column, from a file (text or image embeddings)."""
 
 from typing import Annotated, Literal
 
@@ -19,10 +19,11 @@ MAX_WIDTH = 4096
 
 
 class PretrainedFeature(Feature):
-    """`width` numbers of the row's value, then 1 where the file has no vector for it (the numbers are 0 then).
+    """`width` numbers of the row's value, then 1 where the file has no vector for it (the numbers
+    are 0 then).
 
-    The vectors are read once, when the features are fitted, and travel with the encoder: scoring needs the file
-    no more. Memory: 4 · width bytes per vector in every worker.
+    The vectors are read once, when the features are fitted, and travel with the encoder: scoring
+    needs the file no more. Memory: 4 · width bytes per vector in every worker.
     """
 
     type: Literal["pretrained"] = "pretrained"
@@ -50,7 +51,7 @@ class PretrainedFeature(Feature):
         """Keys (hashes, ascending) and vectors.
 
         Raises:
-            ConfigError: no such file or column, vectors of another width or not finite, a key twice.
+            ConfigError: no such file or column, a vector of another width, a key twice.
         """
         where = f"features.{name}"
         filesystem, path = storage.arrow_filesystem(self.path)

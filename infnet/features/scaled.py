@@ -1,4 +1,4 @@
-"""What every feature that is one number per row shares: transform, then normalise or bucket, missing values marked."""
+"""What features of one number per row share: transform, normalise or bucket, mark missing."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -26,7 +26,10 @@ def check_dim(dim: int) -> None:
 
 
 def transformed(values: np.ndarray, transform: Transform) -> np.ndarray:
-    """`log1p`: ln(1 + x), x > −1; `signed_log`: sign(x) ln(1 + |x|). NaN stays NaN, and so does x ≤ −1 under log1p."""
+    """`log1p`: ln(1 + x); `signed_log`: sign(x) ln(1 + |x|).
+
+    NaN stays NaN, and x ≤ −1 becomes NaN under log1p.
+    """
     if transform == "log1p":
         return np.log1p(np.where(values > -1, values, np.nan))
     if transform == "signed_log":
@@ -56,14 +59,15 @@ class ScaledNumber(Feature):
     """One number per row. Subclasses say how it is computed (`raw_values`)."""
 
     transform: Transform = "none"
-    """`log1p` for counts and amounts (values of −1 and below are bad rows), `signed_log` where both signs occur."""
+    """`log1p` for amounts (−1 and below are bad rows), `signed_log` where both signs occur."""
     normalise: Normalise = "standard"
     """With the mean and deviation, or the range, of the training rows, after the transform."""
     missing: Literal["indicator", "zero"] = "indicator"
     """A missing number is 0 after normalising; `indicator` adds a column that is 1 there."""
     buckets: int | None = None
-    """Cut at quantiles of the training rows into this many ids, with an embedding instead of a number (`transform` and
-    `normalise` then have no effect on the cuts' ranks); missing has an id of its own."""
+    """Cut at quantiles of the training rows into this many ids, with an embedding instead of a
+    number (`transform` and `normalise` then have no effect on the cuts' ranks); missing has an id
+    of its own."""
     dim: int = 16
     """Width of a bucket's embedding, 8 to 128."""
 

@@ -1,4 +1,4 @@
-"""Behaviour sequence: the user's past events of one kind, most recent kept, each a few ids and an age."""
+"""Behaviour sequence: past events of one kind, most recent kept, each a few ids and an age."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -19,17 +19,18 @@ MS_PER_DAY = 86_400_000.0
 class SequenceFeature(Feature):
     """One behaviour type: s_a in INFNet.
 
-    Events come from the log itself (rows of the same user, strictly earlier, that satisfy `behaviour`), or from
-    `column`, a list that the log already carries (ids, oldest first, ages unknown and given as 0).
+    Events come from the log itself (rows of the same user, strictly earlier, that satisfy
+    `behaviour`), or from `column`, a list that the log already carries (ids, oldest first, ages
+    unknown and given as 0).
     """
 
     type: Literal["sequence"] = "sequence"
     fields: tuple[str, ...]
-    """Features that describe an event (categorical ones, or numbers in buckets): their columns and ids."""
+    """Features that describe an event (categorical, or numbers in buckets): columns and ids."""
     behaviour: Where | None = None
     """Which rows are events, for instance {column: is_click, value: 1}. Absent: all rows."""
     column: str = ""
-    """A list column that holds the history; `fields` then names the one feature whose values it lists."""
+    """A list column that holds the history; `fields` then names the one feature it lists."""
     max_length: int = 50
     """Most recent events kept, 1 to 512."""
     positions: bool = False
@@ -39,7 +40,7 @@ class SequenceFeature(Feature):
     pooling: Literal["sum", "mean", "attention"] = "sum"
     """How it becomes one vector where a model wants one."""
     share_tables: bool = True
-    """Events use the embedding tables of their fields; false: tables of this behaviour alone (the paper's E_a^seq)."""
+    """Events use the tables of their fields; false: tables of this behaviour alone (E_a^seq)."""
 
     @model_validator(mode="after")
     def _settings_fit(self) -> "SequenceFeature":
@@ -53,8 +54,8 @@ class SequenceFeature(Feature):
             )
         if self.column and (len(self.fields) != 1 or self.behaviour or self.decay):
             raise ValueError(
-                "with column (a list of ids) exactly one of fields is needed, and neither behaviour nor decay, "
-                "for its events have no columns and no times"
+                "with column (a list of ids) exactly one of fields is needed, and neither "
+                "behaviour nor decay, for its events have no columns and no times"
             )
         return self
 
@@ -73,8 +74,8 @@ class SequenceFeature(Feature):
         kind = schema.field(self.column).type
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
             raise ConfigError(
-                f"features.{name}.column: {self.column} must hold lists of ids, found the type {kind}; leave "
-                "`column` out to collect the history from earlier rows"
+                f"features.{name}.column: {self.column} must hold lists of ids, found the type "
+                f"{kind}; leave `column` out to collect the history from earlier rows"
             )
 
     def demands(self, name: str, features: Mapping[str, Feature]) -> Demands:

@@ -1,4 +1,4 @@
-"""Statistic feature: smoothed count, mean and rate of a value over other training rows with the same key."""
+"""Statistic feature: smoothed count, mean and rate over other training rows with the same key."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -18,7 +18,8 @@ SMALLEST_RATE = 1e-6
 
 
 def observed_value(rows: pa.Table, value: str) -> np.ndarray:
-    """float64 values of a column or, for `task:<name>`, of the label in `__label.<name>`; NaN where not observed.
+    """float64 values of a column or, for `task:<name>`, of the label in `__label.<name>`; NaN where
+    not observed.
 
     An empty `value` counts rows: 0 for each.
     """
@@ -30,21 +31,24 @@ def observed_value(rows: pa.Table, value: str) -> np.ndarray:
 
 
 class StatisticFeature(Feature):
-    """With n rows of the key that have the value, s their sum, p the mean of all training rows, a the smoothing:
+    """What training rows with the same key said: count, mean, rate, smoothed towards the average.
+
+    With n rows of the key that have the value, s their sum, p the mean of all training rows and a
+    the smoothing:
 
         count = ln(1 + n)    mean = (s + a·p) / (n + a)    logit = ln(mean / (1 − mean))
 
-    A training row sees strictly earlier rows only (`fold: earlier`), or all training rows but itself
-    (`leave_one_out`: no row informs its own feature, but later rows do; for logs without time and for comparisons
-    that define it so). Rows after training see what stood at its end. The mean is kept within [10⁻⁶, 1 − 10⁻⁶]
-    before the logit.
+    A training row sees strictly earlier rows only (`fold: earlier`), or all training rows but
+    itself (`leave_one_out`: no row informs its own feature, but later rows do; for logs without
+    time and for comparisons that define it so). Rows after training see what stood at its end. The
+    mean is kept within [10⁻⁶, 1 − 10⁻⁶] before the logit.
     """
 
     type: Literal["statistic"] = "statistic"
     key: tuple[str, ...]
-    """Columns whose values together name what is counted: [user_id], or [user_id, tag]. Null is a value."""
+    """Columns whose values together are the key: [user_id], or [user_id, tag]. Null is a value."""
     value: str = ""
-    """A column of numbers, or `task:<name>` for a label. May be left out when only `count` is asked for."""
+    """A column of numbers, or `task:<name>` for a label. Empty where only `count` is asked for."""
     outputs: tuple[Literal["count", "mean", "logit"], ...] = ("count", "mean")
     smoothing: float = 5.0
     """a: how many rows of the average one key starts with."""
@@ -96,8 +100,8 @@ class StatisticFeature(Feature):
             low, high = summary["min"], summary["max"]
             if low < 0 or high > 1:
                 raise ConfigError(
-                    f"features.{name}.outputs: logit needs values between 0 and 1, {self.value} has values from "
-                    f"{low:g} to {high:g} in training; ask for mean"
+                    f"features.{name}.outputs: logit needs values between 0 and 1, {self.value} "
+                    f"has values from {low:g} to {high:g} in training; ask for mean"
                 )
         prior, deviation = summaries.mean_and_deviation(summary)
         return {"prior": prior, "deviation": deviation}

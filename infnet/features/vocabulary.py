@@ -1,16 +1,16 @@
 """Vocabularies: which values have an id of their own. Counted over training rows only.
 
-`count` a block of rows, `merge` the counts, `Vocabulary.fit` once. The most frequent value gets the first id, ties are
-broken by the text, null last: the ids do not depend on how the rows were grouped.
+`count` a block of rows, `merge` the counts, `Vocabulary.fit` once. The most frequent value gets the
+first id, ties are broken by the text, null last: the ids do not depend on how the rows were
+grouped.
 """
 
 from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from infnet.features.columns import plain, text
+from infnet.features.columns import pc, plain, text
 from infnet.features.hashing import hash_values
 from infnet.schema import FIRST_KNOWN, UNKNOWN
 

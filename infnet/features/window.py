@@ -5,12 +5,11 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import model_validator
 
 from infnet.features import summaries
 from infnet.features.base import Feature, Fitted, Problem, Slots
-from infnet.features.columns import as_numpy, column, lists, numbers, ranges
+from infnet.features.columns import as_numpy, column, lists, numbers, pc, ranges
 from infnet.features.scaled import (
     Normalise,
     Transform,
@@ -26,7 +25,8 @@ MAX_LENGTH = 512
 
 
 class WindowFeature(Feature):
-    """`length` numbers, oldest first, side by side in the dense block, and 1 where the window is missing.
+    """`length` numbers, oldest first, side by side in the dense block, and 1 where the window is
+    missing.
 
     All steps share one normalisation. A missing step is 0 after normalising.
     """
@@ -39,7 +39,7 @@ class WindowFeature(Feature):
     normalise: Normalise = "standard"
     """As of `numeric`, over the steps of all training rows."""
     short: Literal["refuse", "pad"] = "refuse"
-    """A list of fewer steps is a bad row, or lacks its oldest steps. A longer list is always a bad row."""
+    """A list of fewer steps is a bad row, or lacks its oldest steps. A longer one is a bad row."""
 
     @model_validator(mode="after")
     def _length_is_possible(self) -> "WindowFeature":
@@ -56,12 +56,13 @@ class WindowFeature(Feature):
         kind = schema.field(self.column).type
         if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)):
             raise ConfigError(
-                f"features.{name}.column: {self.column} must hold lists of {self.length} numbers, found "
-                f"the type {kind}; a single number per row is `type: numeric`"
+                f"features.{name}.column: {self.column} must hold lists of {self.length} numbers, "
+                f"found the type {kind}; a single number per row is `type: numeric`"
             )
         if pa.types.is_fixed_size_list(kind) and kind.list_size != self.length:
             raise ConfigError(
-                f"features.{name}.length is {self.length}, but {self.column} holds lists of {kind.list_size}"
+                f"features.{name}.length is {self.length}, but {self.column} holds lists of "
+                f"{kind.list_size}"
             )
 
     def problems(self, name: str, rows: pa.Table) -> list[Problem]:

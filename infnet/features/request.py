@@ -1,0 +1,114 @@
+"""A request as rows: the same encoding for a served candidate as for a row of the log.
+
+    {"user": {…}, "context": {…}, "histories": {behaviour: [events]}, "candidates": [rows]}
+
+All values stand under the names of the log's columns. A candidate's row is `user`, `context` and
+the candidate, in this order, the later winning. `histories` holds, for each sequence feature,
+events of that behaviour with their time column; a behaviour left out has no events. Statistics are
+those at the end of training.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from infnet.features.base import HistoryDemand
+from infnet.features.columns import as_lists, as_numpy, ranges
+from infnet.features.encoder import Encoder
+from rayrun.config import ConfigError
+from rayrun.data.columns import to_milliseconds
+
+Row = Mapping[str, Any]
+
+
+def encode_request(
+    encoder: Encoder,
+    *,
+    user: Row,
+    context: Row,
+    histories: Mapping[str, Sequence[Row]],
+    candidates: Sequence[Row],
+) -> pa.Table:
+    """The columns of a shard, one row per candidate, in their order; labels are null.
+
+    An event enters a history if it is strictly earlier than the candidate's time; the most recent
+    are kept. Columns that the features do not read are ignored; one that is nowhere in the request
+    must be sent as null.
+
+    Raises:
+        ConfigError: with the path of the field: a missing column or time, a value of the wrong
+            type, an unknown behaviour.
+    """
+    features = encoder.features
+    shared = {**user, **context}
+    columns: dict[str, pa.Array] = {"__row_id": pa.array(np.arange(len(candidates)))}
+    for name in features.columns(labels=False):
+        if candidates and name not in shared and not any(name in c for c in candidates):
+            raise ConfigError(
+                f"candidates[0].{name} is required (or user.{name}, context.{name}); "
+                "send null if unknown"
+            )
+        values = [c.get(name, shared.get(name)) for c in candidates]
+        columns[name] = _array(values, features.schema.field(name).type, "candidates", name)
+    roles = features.roles
+    for role in (roles.user, roles.time.column if roles.time else None):
+        if role and columns[role].null_count:
+            at = int(np.flatnonzero(as_numpy(columns[role].is_null()))[0])
+            raise ConfigError(f"candidates[{at}].{role} must not be null")
+    rows = features.with_roles(pa.table(columns), labels=False)
+    demands = encoder.demands().histories
+    for behaviour in histories:
+        if behaviour not in demands:
+            raise ConfigError(
+                f"histories.{behaviour} is unknown; "
+                f"the behaviours are {', '.join(demands) or '(none)'}"
+            )
+    times = as_numpy(rows["__time"].combine_chunks())
+    for behaviour, demand in demands.items():
+        events, when = _events(encoder, behaviour, demand, histories.get(behaviour, ()))
+        end = np.searchsorted(when, times, side="left")
+        start = np.maximum(0, end - demand.max_length)
+        taken = events.take(pa.array(ranges(start, end - start)))
+        rows = rows.append_column(f"__history.{behaviour}", as_lists(taken, end - start))
+    return encoder.encode(encoder.derive(rows), labels=False)
+
+
+def _events(
+    encoder: Encoder, behaviour: str, demand: HistoryDemand, events: Sequence[Row]
+) -> tuple[pa.StructArray, np.ndarray]:
+    """(events, oldest first; their times in milliseconds). Events of one time keep their order."""
+    role = encoder.features.roles.time
+    assert role is not None  # a FeatureSet with histories has a time
+    where = f"histories.{behaviour}"
+    arrays = {}
+    for name in dict.fromkeys([*demand.columns, role.column]):
+        for at, event in enumerate(events):
+            if name not in event:
+                raise ConfigError(f"{where}[{at}].{name} is required; send null if unknown")
+        kind = encoder.features.schema.field(name).type
+        arrays[name] = _array([event[name] for event in events], kind, where, name)
+    when = to_milliseconds(arrays[role.column], role.unit)
+    if when.null_count:
+        at = int(np.flatnonzero(as_numpy(when.is_null()))[0])
+        found = events[at][role.column]
+        raise ConfigError(f"{where}[{at}].{role.column} must be a time, found {found!r}")
+    order = np.argsort(as_numpy(when), kind="stable")
+    kept = {name: arrays[name] for name in demand.columns} | {"__time": when}
+    struct = pa.StructArray.from_arrays(list(kept.values()), names=list(kept))
+    return struct.take(pa.array(order)), as_numpy(when)[order]
+
+
+def _array(values: Sequence[Any], kind: pa.DataType, where: str, name: str) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError, ValueError):
+        for at, value in enumerate(values):
+            try:
+                pa.scalar(value, kind)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError, ValueError):
+                raise ConfigError(
+                    f"{where}[{at}].{name} must be of type {kind}, found {value!r}"
+                ) from None
+        raise
