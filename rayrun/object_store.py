@@ -9,15 +9,17 @@ import functools
 import importlib
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rayrun.config import ConfigError
 
 CONNECT_TIMEOUT_S = 4.0
-READ_TIMEOUT_S = 20.0
-MAX_ATTEMPTS = 2
+PROBE_TIMEOUT_S = 5.0
+"""A store that has not answered the first, smallest request twice in this time is unreachable."""
+READ_TIMEOUT_S = 30.0
+MAX_ATTEMPTS = 4
 
 BAD_CREDENTIALS = (
     "accessdenied",
@@ -65,7 +67,10 @@ def remote(uri: str | os.PathLike[str]) -> tuple[Any, str]:
     text = os.fspath(uri)
     scheme, _, rest = text.partition("://")
     if scheme in ("s3", "s3a"):
-        return _s3(os.getpid(), *_s3_settings()), rest.rstrip("/")
+        settings = (os.getpid(), *_s3_settings())
+        with storage_errors(text):
+            _probe(rest.partition("/")[0], *settings)
+            return _s3(*settings), rest.rstrip("/")
     core: Any = importlib.import_module("fsspec.core")
     try:
         filesystem, path = core.url_to_fs(text)
@@ -89,6 +94,18 @@ def _s3_settings() -> tuple[str, ...]:
 @functools.lru_cache(maxsize=8)
 def _s3(pid: int, endpoint_url: str, *credentials: str) -> Any:
     # Keyed by process and credentials: an event loop does not survive a fork, and a key may change.
+    return _connect(endpoint_url, READ_TIMEOUT_S, MAX_ATTEMPTS)
+
+
+@functools.lru_cache(maxsize=64)
+def _probe(bucket: str, pid: int, endpoint_url: str, *credentials: str) -> None:
+    # Patience is for a store that is there: whether it is, one small question tells.
+    filesystem = _connect(endpoint_url, PROBE_TIMEOUT_S, 2)
+    with suppress(FileNotFoundError, PermissionError):  # an answer all the same
+        filesystem.call_s3("head_bucket", Bucket=bucket)
+
+
+def _connect(endpoint_url: str, read_timeout_s: float, attempts: int) -> Any:
     s3fs: Any = importlib.import_module("s3fs")
     filesystem: Any = s3fs.S3FileSystem(
         endpoint_url=endpoint_url or None,
@@ -96,11 +113,11 @@ def _s3(pid: int, endpoint_url: str, *credentials: str) -> Any:
         use_listings_cache=False,
         config_kwargs={
             "connect_timeout": CONNECT_TIMEOUT_S,
-            "read_timeout": READ_TIMEOUT_S,
-            "retries": {"total_max_attempts": MAX_ATTEMPTS, "mode": "standard"},
+            "read_timeout": read_timeout_s,
+            "retries": {"total_max_attempts": attempts, "mode": "standard"},
         },
     )
-    filesystem.retries = MAX_ATTEMPTS
+    filesystem.retries = max(1, attempts - 1)  # for answers that break off half-way
     return filesystem
 
 
@@ -145,8 +162,13 @@ def explain(error: BaseException, uri: str, *, needed: int | None = None) -> Sto
             f"{uri}: the object store{where} refused the credentials ({text or kind}); check "
             "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do with the bucket"
         )
+    if "nosuchbucket" in seen or "bucket does not exist" in seen:
+        bucket = uri.partition("://")[2].partition("/")[0]
+        return StorageError(
+            f"{uri}: there is no bucket {bucket!r}{where}; make it or check the URI"
+        )
     if isinstance(error, FileNotFoundError) or "path does not exist" in seen:
-        return StorageError(f"{uri}: there is nothing at this address{where}; check the URI")
+        return StorageError(f"{uri}: there is no such file or directory{where}; check the URI")
     if _any(UNREACHABLE, seen) or "Timeout" in kind or module == "aiohttp":
         return StorageError(
             f"{uri}: the object store{where} cannot be reached ({text or kind}); "
