@@ -24,7 +24,7 @@ server (from the request).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -121,17 +121,12 @@ class Fitted:
     """The features named by `Feature.references`, with what training taught them."""
 
 
-class Problem(Config):
+class Problem(NamedTuple):
     """Why some rows cannot be used."""
 
+    rows: np.ndarray
+    """bool: the rows of the table that have the problem."""
     reason: str
-    rows: tuple[int, ...]
-    """Positions in the table that was checked."""
-
-    @classmethod
-    def at(cls, rows: np.ndarray, reason: str) -> "Problem":
-        """Where a bool array is true."""
-        return cls(reason=reason, rows=tuple(np.flatnonzero(rows).tolist()))
 
 
 class Feature(Config):

@@ -8,11 +8,11 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from infnet.features.base import Demands, Feature, Fitted, Slots, VocabularyDemand
-from infnet.features.columns import column
+from infnet.features.columns import check_value, column
 from infnet.features.hashing import hash_values
 from infnet.features.scaled import check_dim
 from infnet.schema import FIRST_KNOWN, FieldSlot, TableSpec
-from rayrun.config import Config, ConfigError
+from rayrun.config import Config
 
 
 class VocabularyIds(Config):
@@ -82,12 +82,7 @@ class CategoricalFeature(Feature):
 
     def check_columns(self, name: str, schema: pa.Schema) -> None:
         """Lists are refused."""
-        kind = schema.field(self.column).type
-        if pa.types.is_nested(kind):
-            raise ConfigError(
-                f"features.{name}.column: {self.column} has the type {kind}; a categorical feature "
-                "reads one value per row. For a list of ids use `type: sequence` with `column`"
-            )
+        check_value(schema, self.column, f"features.{name}.column")
 
     def demands(self, name: str, features: Mapping[str, Feature]) -> Demands:
         """A vocabulary over the columns of all fields that share the table."""

@@ -88,6 +88,33 @@ def numbers(values: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]
     return np.where(infinite, np.nan, found), bad | infinite
 
 
+def check_number(schema: pa.Schema, name: str, where: str) -> None:
+    """Refuse a column whose type `numbers` cannot read; `where` is the key in the config.
+
+    Raises:
+        ConfigError: dates, lists and the like.
+    """
+    kind = schema.field(name).type
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    if not (number or pa.types.is_string(kind)):
+        raise ConfigError(f"{where}: the column {name!r} must hold numbers, found the type {kind}")
+
+
+def check_value(schema: pa.Schema, name: str, where: str) -> None:
+    """Refuse a column that holds several values per row.
+
+    Raises:
+        ConfigError: lists and structs.
+    """
+    kind = schema.field(name).type
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+        raise ConfigError(
+            f"{where}: the column {name!r} must hold one value per row, found the type {kind}. "
+            "A list of ids is read by `type: sequence` with `column`, a list of numbers by "
+            "`type: window`"
+        )
+
+
 def as_numpy(values: pa.Array) -> np.ndarray:
     """A primitive array as NumPy; nulls of floats become NaN."""
     if pa.types.is_floating(values.type) and values.null_count:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from infnet.features import Feature, StatisticFeature, vocabulary
 from infnet.features.base import Demands, Problem
 from infnet.features.categorical import CategoricalFeature
-from infnet.features.columns import column, missing, numbers, pc, plain
+from infnet.features.columns import check_number, column, missing, numbers, pc, plain
 from infnet.features.labels import label, label_columns, label_problems
 from infnet.features.scaled import ScaledNumber
 from infnet.tasks import Task
@@ -63,6 +63,11 @@ class FeatureSet:
         )
         for name, feature in self.features.items():
             feature.check_columns(name, self.schema)
+        for name, task in self.tasks.items():
+            for read in label_columns(task):
+                check_number(self.schema, read, f"tasks.{name}.label")
+        if columns.weight:
+            check_number(self.schema, columns.weight, "data.source.columns.weight")
         self._check_leaks()
 
     def columns(self, *, labels: bool) -> tuple[str, ...]:
@@ -134,26 +139,29 @@ class FeatureSet:
                 f"fitted on; found {values.type} ({error})"
             ) from None
 
-    def check(self, rows: pa.Table) -> pa.Array:
-        """Why each row cannot be used, null where it can. A reason in `__bad` stands."""
-        found = [*label_problems(rows, self.tasks)]
+    def check(self, rows: pa.Table, *, labels: bool = True) -> pa.Array:
+        """Why each row cannot be used, null where it can. A reason in `__bad` stands.
+
+        `labels=False` (prediction): label and weight columns are not looked at.
+        """
+        found = [*label_problems(rows, self.tasks)] if labels else []
         roles = self.roles
         if roles.user:
             absent = missing(column(rows, roles.user))
-            found.append(Problem.at(absent, f"the user ({roles.user}) is missing"))
+            found.append(Problem(absent, f"the user ({roles.user}) is missing"))
         if roles.time:
             times = to_milliseconds(column(rows, roles.time.column), roles.time.unit)
             reason = f"the time ({roles.time.column}) is missing or cannot be read"
-            found.append(Problem.at(missing(times), reason))
-        if roles.weight:
+            found.append(Problem(missing(times), reason))
+        if labels and roles.weight:
             weight, _ = numbers(column(rows, roles.weight))
             reason = f"the weight ({roles.weight}) is missing, negative or not finite"
-            found.append(Problem.at(~(weight >= 0), reason))
+            found.append(Problem(~(weight >= 0), reason))
         for name, feature in self.features.items():
             found += feature.problems(name, rows)
         reasons = np.full(rows.num_rows, None, dtype=object)
         for problem in reversed(found):  # the first problem of a row is the one reported
-            reasons[list(problem.rows)] = problem.reason
+            reasons[problem.rows] = problem.reason
         checked = pa.array(reasons, pa.string())
         return (
             pc.coalesce(column(rows, "__bad"), checked) if "__bad" in rows.column_names else checked
@@ -234,11 +242,19 @@ class FeatureSet:
                 f"name some of {', '.join(able) or '(none)'}"
             )
 
-    @staticmethod
     def _check_sharing(
-        name: str, feature: CategoricalFeature, shared: dict[str, tuple[str, CategoricalFeature]]
+        self,
+        name: str,
+        feature: CategoricalFeature,
+        shared: dict[str, tuple[str, CategoricalFeature]],
     ) -> None:
         table = feature.table_name(name)
+        owner = self.features.get(table, feature)
+        if not isinstance(owner, CategoricalFeature):
+            raise ConfigError(
+                f"features.{name}.table: {table!r} is the name of a feature that is not "
+                "categorical; choose another name for the shared table"
+            )
         first, other = shared.setdefault(table, (name, feature))
         for key in ("dim", "encoding", "cold_start"):
             if getattr(feature, key) != getattr(other, key):

@@ -42,10 +42,10 @@ def label_problems(rows: pa.Table, tasks: Mapping[str, BaseTask]) -> list[Proble
         source = task.source
         for needed in label_columns(task):
             unreadable = numbers(column(rows, needed))[1]
-            found.append(Problem.at(unreadable, f"{needed} is not a finite number"))
+            found.append(Problem(unreadable, f"{needed} is not a finite number"))
         low, high = task.label_range
         values = label(rows, task)
         outside = (values < low) | (values > high)
         reason = f"the label {source.column} of the task {name} is outside {low:g} to {high:g}"
-        found.append(Problem.at(outside, reason))
+        found.append(Problem(outside, reason))
     return found

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from infnet.features import summaries
 from infnet.features.base import Feature, Fitted, Problem, Slots
-from infnet.features.columns import as_numpy, column, numbers
+from infnet.features.columns import as_numpy, check_number, column, numbers
 from infnet.schema import FIRST_KNOWN, DenseSlot, FieldSlot, TableSpec
 from rayrun.config import Json
 
@@ -17,6 +17,7 @@ Transform = Literal["none", "log1p", "signed_log"]
 Normalise = Literal["standard", "minmax", "none"]
 
 MIN_DIM, MAX_DIM = 8, 128
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def check_dim(dim: int) -> None:
@@ -43,16 +44,20 @@ def normalisation(moments: Json, normalise: Normalise) -> Json:
         return {"shift": 0.0, "scale": 1.0}
     if normalise == "minmax":
         width = moments["max"] - moments["min"]
-        return {"shift": moments["min"], "scale": 1.0 / width if width > 0 else 0.0}
+        return {"shift": moments["min"], "scale": _inverse(width)}
     mean, deviation = summaries.mean_and_deviation(moments)
-    return {"shift": mean, "scale": 1.0 / deviation if deviation > 0 else 0.0}
+    return {"shift": mean, "scale": _inverse(deviation)}
+
+
+def _inverse(width: float) -> float:
+    return 1.0 / width if width > 1e-300 else 0.0
 
 
 def scaled(values: np.ndarray, state: Json) -> np.ndarray:
-    """float32 (x − shift) · scale, 0 where x is NaN."""
+    """float32 (x − shift) · scale, 0 where x is NaN; kept within what float32 holds."""
     absent = np.isnan(values)
     found = (np.where(absent, 0.0, values) - state["shift"]) * state["scale"]
-    return np.where(absent, 0.0, found).astype(np.float32)
+    return np.where(absent, 0.0, np.clip(found, -LARGEST, LARGEST)).astype(np.float32)
 
 
 class ScaledNumber(Feature):
@@ -65,9 +70,8 @@ class ScaledNumber(Feature):
     missing: Literal["indicator", "zero"] = "indicator"
     """A missing number is 0 after normalising; `indicator` adds a column that is 1 there."""
     buckets: int | None = None
-    """Cut at quantiles of the training rows into this many ids, with an embedding instead of a
-    number (`transform` and `normalise` then have no effect on the cuts' ranks); missing has an id
-    of its own."""
+    """Cut at quantiles of the training rows into this many ids, each with an embedding, instead of
+    normalising; missing has an id of its own. Quantiles that coincide make fewer buckets."""
     dim: int = 16
     """Width of a bucket's embedding, 8 to 128."""
 
@@ -76,7 +80,12 @@ class ScaledNumber(Feature):
         check_dim(self.dim)
         if self.buckets is not None and not 2 <= self.buckets <= 1024:
             raise ValueError(f"buckets must be 2 to 1024, found {self.buckets}")
-        if self.buckets is None and "dim" in self.model_fields_set and self.dim != 16:
+        if self.buckets is not None and self.transform != "none":
+            raise ValueError(
+                f"transform ({self.transform}) does nothing to buckets, which go by rank; "
+                "leave it out"
+            )
+        if self.buckets is None and self.dim != 16:
             raise ValueError(
                 "dim is the width of a bucket's embedding; set buckets, or leave dim out"
             )
@@ -89,17 +98,20 @@ class ScaledNumber(Feature):
     def _values(self, rows: pa.Table) -> np.ndarray:
         return transformed(self.raw_values(rows), self.transform)
 
+    def check_columns(self, name: str, schema: pa.Schema) -> None:
+        """Numbers, or text that is read as numbers."""
+        for read in sorted(self.columns(name)):
+            check_number(schema, read, f"features.{name}")
+
     def unreadable(self, rows: pa.Table, *names: str) -> list[Problem]:
         """Rows in which a column holds something that is no finite number."""
-        return [
-            Problem.at(numbers(column(rows, n))[1], f"{n} is not a finite number") for n in names
-        ]
+        return [Problem(numbers(column(rows, n))[1], f"{n} is not a finite number") for n in names]
 
     def beyond_log1p(self, rows: pa.Table, what: str) -> list[Problem]:
         """Rows that log1p has no answer for."""
         if self.transform != "log1p":
             return []
-        return [Problem.at(self.raw_values(rows) <= -1, f"{what} is -1 or less, under log1p")]
+        return [Problem(self.raw_values(rows) <= -1, f"{what} is -1 or less, under log1p")]
 
     def summarise(self, name: str, rows: pa.Table) -> Json:
         """Moments, or the sample behind the quantiles."""

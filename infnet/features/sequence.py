@@ -8,7 +8,7 @@ import pyarrow as pa
 from pydantic import model_validator
 
 from infnet.features.base import Demands, Feature, Fitted, HistoryDemand, Slots, Where
-from infnet.features.columns import as_lists, as_numpy, column, lists
+from infnet.features.columns import as_lists, as_numpy, check_number, column, lists
 from infnet.schema import SequenceSlot
 from rayrun.config import ConfigError
 
@@ -69,6 +69,8 @@ class SequenceFeature(Feature):
 
     def check_columns(self, name: str, schema: pa.Schema) -> None:
         """`column` must hold lists."""
+        if self.behaviour and not isinstance(self.behaviour.value, str):
+            check_number(schema, self.behaviour.column, f"features.{name}.behaviour")
         if not self.column:
             return
         kind = schema.field(self.column).type

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from infnet.features import summaries
 from infnet.features.base import Demands, Feature, Fitted, Problem, Slots, StatisticDemand
-from infnet.features.columns import as_numpy, column, numbers
+from infnet.features.columns import as_numpy, check_number, check_value, column, numbers
 from infnet.schema import DenseSlot
 from rayrun.config import ConfigError, Json
 
@@ -77,6 +77,13 @@ class StatisticFeature(Feature):
         """The key."""
         return frozenset(self.key)
 
+    def check_columns(self, name: str, schema: pa.Schema) -> None:
+        """One value per key column; a value column of numbers."""
+        for read in self.key:
+            check_value(schema, read, f"features.{name}.key")
+        if self.value and not self.task:
+            check_number(schema, self.value, f"features.{name}.value")
+
     def demands(self, name: str, features: Mapping[str, Feature]) -> Demands:
         """One statistic."""
         demand = StatisticDemand(key=self.key, value=self.value, fold=self.fold)
@@ -140,5 +147,5 @@ class StatisticFeature(Feature):
         if not self.value or self.task or self.value not in rows.column_names:
             return []
         return [
-            Problem.at(numbers(column(rows, self.value))[1], f"{self.value} is not a finite number")
+            Problem(numbers(column(rows, self.value))[1], f"{self.value} is not a finite number")
         ]

@@ -77,7 +77,14 @@ def mean_and_deviation(part: Json) -> tuple[float, float]:
         return 0.0, 0.0
     mean = Fraction(part["sum"]) / part["count"]
     variance = Fraction(part["squares"]) / part["count"] - mean * mean
-    return float(mean), math.sqrt(variance)
+    return float(mean), _root(variance)
+
+
+def _root(square: Fraction) -> float:
+    """√ of any size: a square may be beyond float64 where its root is not."""
+    above, below = square.numerator, square.denominator
+    digits = max(0, 64 + (below.bit_length() - above.bit_length()) // 2 + 1)
+    return float(Fraction(math.isqrt((above << 2 * digits) // below), 1 << digits))
 
 
 def sample(values: np.ndarray, row_ids: np.ndarray) -> Json:

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from infnet.features import summaries
 from infnet.features.base import Feature, Fitted, Problem, Slots
-from infnet.features.columns import as_numpy, column, lists, numbers, pc, ranges
+from infnet.features.columns import as_numpy, check_number, column, lists, numbers, pc, ranges
 from infnet.features.scaled import (
     Normalise,
     Transform,
@@ -59,6 +59,8 @@ class WindowFeature(Feature):
                 f"features.{name}.column: {self.column} must hold lists of {self.length} numbers, "
                 f"found the type {kind}; a single number per row is `type: numeric`"
             )
+        steps = pa.schema([(self.column, kind.value_type)])
+        check_number(steps, self.column, f"features.{name}.column (its steps)")
         if pa.types.is_fixed_size_list(kind) and kind.list_size != self.length:
             raise ConfigError(
                 f"features.{name}.length is {self.length}, but {self.column} holds lists of "
@@ -70,15 +72,15 @@ class WindowFeature(Feature):
         values, lengths, absent = self._steps(rows)
         wrong = (lengths > self.length) | (self.short == "refuse") & (lengths < self.length)
         reason = f"the window {self.column} has another number of steps than {self.length}"
-        numbers_, bad = values
+        steps, bad = values
         if self.transform == "log1p":
-            bad = bad | (numbers_ <= -1)
+            bad = bad | (steps <= -1)
         row = np.repeat(np.arange(len(lengths)), lengths)
         bad_rows = np.bincount(row[bad], minlength=len(lengths)) > 0
         unreadable = f"the window {self.column} has a step that is no finite number" + (
             " above -1 (under log1p)" if self.transform == "log1p" else ""
         )
-        return [Problem.at(wrong & ~absent, reason), Problem.at(bad_rows, unreadable)]
+        return [Problem(wrong & ~absent, reason), Problem(bad_rows, unreadable)]
 
     def summarise(self, name: str, rows: pa.Table) -> Json:
         """Moments over all steps."""
@@ -99,8 +101,8 @@ class WindowFeature(Feature):
     def encode(self, name: str, rows: pa.Table, fitted: Fitted) -> dict[str, pa.Array]:
         """`d.<name>`: the steps, then the indicator. A window of wrong length counts as missing."""
         steps, absent = self._block(rows)
-        numbers_ = scaled(steps, fitted.state)
-        return {f"d.{name}": block(np.concatenate([numbers_, absent[:, None]], axis=1))}
+        both = np.concatenate([scaled(steps, fitted.state), absent[:, None]], axis=1)
+        return {f"d.{name}": block(both)}
 
     def _steps(
         self, rows: pa.Table
