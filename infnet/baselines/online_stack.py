@@ -37,6 +37,14 @@ class LowRankCross(Config):
     rank: int = 32
     num_experts: int = 4
 
+    @model_validator(mode="after")
+    def _sizes_are_possible(self) -> "LowRankCross":
+        if self.rank < 1 or self.num_experts < 1:
+            raise ValueError(
+                f"rank and num_experts must be at least 1, found {self.rank} and {self.num_experts}"
+            )
+        return self
+
     def build(self, dim: int, num_layers: int) -> nn.Module:
         """The cross network."""
         return LowRankCrossNetwork(dim, num_layers, rank=self.rank, num_experts=self.num_experts)
@@ -73,8 +81,11 @@ class OnlineStackConfig(BaseModel):
             if (found := getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be at least 1, found {found}")
         for name in ("attention_hidden", "expert_hidden"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} must name at least one width, found none")
+            widths = getattr(self, name)
+            if not widths or min(widths) < 1:
+                raise ValueError(
+                    f"{name} must hold one or more widths of at least 1, found {widths}"
+                )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), found {self.dropout}")
         return self

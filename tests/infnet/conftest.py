@@ -68,12 +68,15 @@ def make_batch() -> Callable[..., Batch]:
             ages = torch.rand(num_rows, slot.max_length, generator=random)
             sequences[slot.name] = SequenceBatch(events * valid[..., None], ages * valid, lengths)
         num_tasks = len(schema.tasks)
+        labels = torch.randint(0, 2, (num_rows, num_tasks), generator=random).float()
+        amounts = torch.tensor([task.label_range[1] > 1 for task in schema.tasks.values()])
+        spread = torch.randn(num_rows, num_tasks, generator=random).exp()
         fields = [ids(slot.table, num_rows) for slot in schema.fields]
         return Batch(
             ids=torch.stack(fields, 1) if fields else torch.zeros(num_rows, 0, dtype=torch.int64),
             dense=torch.randn(num_rows, schema.dense_width, generator=random),
             sequences=sequences,
-            labels=torch.randint(0, 2, (num_rows, num_tasks), generator=random).float(),
+            labels=torch.where(amounts, labels * spread, labels),
             observed=torch.ones(num_rows, num_tasks, dtype=torch.bool),
             weight=torch.ones(num_rows),
             user=torch.arange(num_rows),

@@ -29,6 +29,7 @@ class TargetAttention(nn.Module):
         assert hidden
         self.first = nn.Linear(4 * dim, hidden[0])
         self.rest = MLP(hidden[0], hidden[1:], 1, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
         self.softmax = softmax
 
     def forward(
@@ -45,6 +46,6 @@ class TargetAttention(nn.Module):
             torch.cat([events, target[:, None] * events], dim=-1),
             torch.cat([of_event - of_difference, of_product], dim=1),
         )
-        scores = self.rest(hidden.relu()).transpose(1, 2)
+        scores = self.rest(self.dropout(hidden.relu())).transpose(1, 2)
         shares = masked_softmax(scores, valid) if self.softmax else scores * valid[:, None]
         return (shares @ events)[:, 0]

@@ -31,8 +31,10 @@ def test_cross_flow_is_the_papers_attention_forward_and_backward(num_heads):
     probes = [torch.randn_like(x) for x in ours]
     inputs = [*readers, tokens, *flow.parameters()]
     torch.testing.assert_close(
-        torch.autograd.grad(sum((x * p).sum() for x, p in zip(ours, probes)), inputs),
-        torch.autograd.grad(sum((x * p).sum() for x, p in zip(expected, probes)), inputs),
+        torch.autograd.grad(sum((x * p).sum() for x, p in zip(ours, probes, strict=True)), inputs),
+        torch.autograd.grad(
+            sum((x * p).sum() for x, p in zip(expected, probes, strict=True)), inputs
+        ),
     )
 
 

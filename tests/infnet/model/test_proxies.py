@@ -19,7 +19,9 @@ def test_sum_pooled_proxies_project_every_event_and_add_up(per_behaviour):
     x = tokens().requires_grad_()
     ours = layer([x], [VALID])
     expected = [
-        torch.stack(paper.sequence_proxies(layer.weight, [e for e, v in zip(*row) if v]))
+        torch.stack(
+            paper.sequence_proxies(layer.weight, [e for e, v in zip(*row, strict=True) if v])
+        )
         for row in zip(x, VALID, strict=True)
     ]
     expected = torch.stack(expected)
