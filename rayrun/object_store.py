@@ -16,7 +16,7 @@ from typing import Any
 from rayrun.config import ConfigError
 
 CONNECT_TIMEOUT_S = 4.0
-PROBE_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 4.0
 """A store that has not answered the first, smallest request twice in this time is unreachable."""
 READ_TIMEOUT_S = 30.0
 MAX_ATTEMPTS = 4

@@ -51,6 +51,7 @@ __all__ = [
     "output",
     "put",
     "read_bytes",
+    "remove",
     "size",
     "storage_errors",
     "write_bytes",
@@ -68,9 +69,7 @@ def is_local(uri: Uri) -> bool:
 
 def join(uri: Uri, *parts: str) -> str:
     """`uri` with path parts appended."""
-    return "/".join([os.fspath(uri).rstrip("/") or "/", *(p.strip("/") for p in parts)]).replace(
-        "///", "/"
-    )
+    return "/".join([os.fspath(uri).rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def exists(uri: Uri) -> bool:
@@ -241,6 +240,23 @@ def put(local_dir: Path, uri: Uri) -> None:
                 shutil.copytree(local_dir, temporary)
         return
     _upload(local_dir, files, uri)
+
+
+def remove(uri: Uri) -> None:
+    """Remove a file, or a directory with all it holds; nothing happens if there is nothing.
+
+    Raises:
+        StorageError: the place cannot be written.
+    """
+    path = local_path(uri)
+    with storage_errors(uri), suppress(FileNotFoundError):
+        if path is None:
+            filesystem, key = remote(uri)
+            filesystem.rm(key, recursive=True)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def content_digest(uri: Uri) -> str:
