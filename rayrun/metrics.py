@@ -145,6 +145,8 @@ class Result(Config):
     """Largest resident set of a process of the run."""
     rows: int = 0
     versions: dict[str, str] = {}
+    details: Json = {}
+    """What a verb adds, as JSON data: intervals and paired differences of an evaluation."""
 
     @classmethod
     def of(
@@ -158,6 +160,7 @@ class Result(Config):
         baselines: dict[str, Metrics] | None = None,
         rows: int = 0,
         peak_memory_bytes: int = 0,
+        details: Json | None = None,
     ) -> "Result":
         """The result of a verb that started at `started` (of `time.monotonic()`) and ends now.
 
@@ -174,6 +177,7 @@ class Result(Config):
             peak_memory_bytes=max(peak_memory_bytes, peak_memory()),
             rows=rows,
             versions=manifest.versions(),
+            details=details or {},
         )
 
     def flat(self) -> dict[str, float]:

@@ -1,0 +1,95 @@
+"""Raw rows of a file, encoded as the checkpoint's own encoder learnt it: nothing is fitted on the
+file.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from infnet.features.encoder import Encoder
+from rayrun import storage
+from rayrun.config import ConfigError
+from rayrun.data.columns import Columns
+from rayrun.data.description import FileSource
+from rayrun.data.files import FileLog
+from rayrun.data.log import BAD, RawLog
+from rayrun.data.source import Source, open_source
+
+
+def open_file(file: str, source: Source, columns: Columns) -> FileLog:
+    """The log of `file`, a file or directory whose rows look like those of `source`.
+
+    Format, column types and side tables are those of `source`; a file of another format by its
+    extension is read as that.
+
+    Raises:
+        ConfigError: no such file, no rows, or a column that a role needs is missing.
+    """
+    described = FileSource(path=file, columns=columns)
+    if not storage.exists(file):
+        raise ConfigError(f"--data {file}: there is no such file; check the path")
+    if getattr(source, "type", "") != "simulate":
+        log = open_source(source)
+        assert isinstance(log, FileLog)
+        home = log.source
+        tables = tuple(
+            table.model_copy(update={"path": _absolute(table.path, home.path)})
+            for table in home.tables
+        )
+        described = home.model_copy(
+            update={"path": file, "files": (), "format": "auto", "tables": tables}
+        )
+    return FileLog(described, name=file)
+
+
+def _absolute(table: str, home: str) -> str:
+    if "://" in table or table.startswith("/"):
+        return table
+    place = storage.local_path(home)
+    folder = str(place.absolute()) if place is not None else home
+    return storage.join(folder, table)
+
+
+@dataclass(frozen=True)
+class RawReader:
+    """Fragments of a raw log as encoded rows and bad rows. Picklable."""
+
+    log: RawLog
+    encoder: Encoder
+    labels: bool
+    """False for prediction: label columns are not read and may be missing."""
+    keys: tuple[str, ...] = ()
+    """Raw columns kept beside the encoded ones."""
+
+    def columns(self) -> list[str]:
+        """Raw columns that are read."""
+        needed = self.encoder.features.columns(labels=self.labels)
+        return list(dict.fromkeys([*needed, *self.keys]))
+
+    def check(self) -> None:
+        """Check that the file has the columns.
+
+        Raises:
+            ConfigError: one is missing.
+        """
+        what = "the features, labels and roles" if self.labels else "the features and roles"
+        self.log.check(self.columns(), f"{what} of the checkpoint")
+
+    def read(self, index: int) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """Encoded good rows with the keys, and bad rows as they were read, piece by piece."""
+        features = self.encoder.features
+        fragment = self.log.fragments()[index]
+        for rows in self.log.read(fragment, self.columns()):
+            reason = features.check(rows, labels=self.labels)
+            rows = rows.set_column(rows.column_names.index(BAD), BAD, reason)
+            usable = pc.is_null(rows[BAD])
+            good = rows.filter(usable)
+            yield self._encoded(good), rows.filter(pc.invert(usable))
+
+    def _encoded(self, rows: pa.Table) -> pa.Table:
+        encoded = self.encoder.encode(self.encoder.derive(rows), labels=self.labels)
+        for key in self.keys:
+            encoded = encoded.append_column(key, rows[key])
+        return encoded
