@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from infnet.baselines import Model
 from infnet.features import Feature
-from infnet.tasks import Task
+from infnet.tasks import Task, parents_first
 from infnet.train.arithmetic import batch_arithmetic
 from infnet.weighting import FixedWeighting, Weighting
 from rayrun.config import Config, Place
@@ -200,6 +200,7 @@ class InfnetConfig(Config):
             raise ValueError("features: at least one feature is required")
         if not self.tasks:
             raise ValueError("tasks: at least one task is required")
+        parents_first(self.tasks)
         return self
 
     @model_validator(mode="after")
