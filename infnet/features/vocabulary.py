@@ -33,7 +33,7 @@ def merge(counts: Iterable[pa.Table]) -> pa.Table:
 class Vocabulary:
     """Known values in the order of their ids: the first has id 2 (0 is padding, 1 is unknown)."""
 
-    def __init__(self, values: pa.Array) -> None:
+    def __init__(self, values: pa.Array | pa.ChunkedArray) -> None:
         self.values = text(values)
         hashes = hash_values(self.values)
         order = np.argsort(hashes, kind="stable")
