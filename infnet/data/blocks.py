@@ -15,7 +15,6 @@ import ray.data
 from ray.data.context import DataContext, ShuffleStrategy
 
 from rayrun.config import ConfigError
-from rayrun.progress import Bar
 
 MIN_BLOCK_BYTES = 1 << 20
 MAX_BLOCK_BYTES = 32 << 20
@@ -75,15 +74,15 @@ def config_error(error: BaseException | None) -> ConfigError | None:
 Refs = list["ray.ObjectRef[pa.Table]"]
 
 
-def stream(dataset: ray.data.Dataset, bar: Bar) -> Refs:
-    """Run a plan; the references of its blocks that have rows, in order."""
+def stream(dataset: ray.data.Dataset, advance: Callable[[int], None]) -> Refs:
+    """Run a plan; the references of its blocks that have rows, in order. `advance` gets their rows."""
     refs: Refs = []
     try:
         for bundle in dataset.iter_internal_ref_bundles():
             for entry in bundle.blocks:
                 if entry.metadata.num_rows:
                     refs.append(entry.ref)
-                    bar.advance(entry.metadata.num_rows)
+                    advance(entry.metadata.num_rows)
     except Exception as error:
         if (found := config_error(error)) is not None:
             raise found from None

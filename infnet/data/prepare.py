@@ -40,7 +40,7 @@ from rayrun import manifest, storage
 from rayrun.config import ConfigError
 from rayrun.data.source import open_source
 from rayrun.metrics import Result
-from rayrun.progress import Bar, progress
+from rayrun.progress import progress
 from rayrun.ray.session import session
 
 ORDER = "__order"
@@ -142,7 +142,7 @@ class _Preparation:
                 source.map_batches(
                     _read, batch_size=None, batch_format="pyarrow", fn_args=[self.reader_ref]
                 ),
-                bar,
+                bar.advance,
             )
         if not refs:
             raise ConfigError(f"{self.reader.log.name} is empty: there are no rows to prepare")
@@ -267,7 +267,7 @@ class _Preparation:
                 _with_key, batch_size=None, batch_format="pyarrow", fn_args=[step.key]
             )
             with progress(count, f"sorting by {', '.join(step.key)}", "rows") as bar:
-                ordered = blocks.stream(keyed.sort([KEY, TIME, ROW_ID]), bar)
+                ordered = blocks.stream(keyed.sort([KEY, TIME, ROW_ID]), bar.advance)
             carries = self._scan(step, ordered, statistics, histories)
             data = blocks.dataset(ordered).map_batches(
                 _emit, batch_size=None, batch_format="pyarrow", fn_args=[step, carries]
@@ -314,7 +314,7 @@ class _Preparation:
             _encode, batch_size=None, batch_format="pyarrow", fn_args=[light]
         )
         with progress(sum(findings.rows), "encoding and shuffling", "rows") as bar:
-            return blocks.stream(encoded.sort([SPLIT, ORDER, "row_id"]), bar)
+            return blocks.stream(encoded.sort([SPLIT, ORDER, "row_id"]), bar.advance)
 
     def write_shards(self, refs: blocks.Refs, findings: Findings) -> dict[str, int]:
         """Rows of each shard, by its name in the directory."""

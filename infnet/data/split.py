@@ -105,7 +105,7 @@ class Splitter:
         number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
         return number and isinstance(self.split, TimeSplit) and bool(self.split.column)
 
-    def _cut(self, key: str) -> float:
+    def _cut(self, key: str) -> int | float:
         value = str(getattr(self.split, key)).strip()
         try:
             number = float(value)
