@@ -10,9 +10,9 @@ from infnet.baselines.blocks.ple import ProgressiveLayeredExtraction
 
 pytest.importorskip("torch_rechub", reason="pip install torch-rechub to compare with it")
 
-from torch_rechub.basic import layers as peer_layers  # noqa: E402
-from torch_rechub.models.multi_task.ple import CGC  # noqa: E402
-from torch_rechub.models.ranking.din import ActivationUnit  # noqa: E402
+from torch_rechub.basic import layers as peer_layers
+from torch_rechub.models.multi_task.ple import CGC
+from torch_rechub.models.ranking.din import ActivationUnit
 
 
 def plain(module: nn.Module) -> nn.Module:
