@@ -14,12 +14,22 @@ from infnet.model.tokens import Tokens
 
 
 class ProxyGatedUnit(nn.Module):
-    """PGU(X, X̃) = X ⊙ σ(MLP(Flatten(X̃))): one gate g ∈ (0,1)^D, the same for all N tokens."""
+    """PGU(X, X̃) = X ⊙ g, g = σ(MLP(Flatten(X̃))) ∈ (0,1)^D, the same for all N tokens.
+
+    With `residual`, X + PGU(X, X̃), formed as X ⊙ (1 + g): one pass over the tokens and not two.
+    """
 
     def __init__(
-        self, num_proxies: int, dim: int, *, hidden: Sequence[int] = (), dropout: float = 0.0
+        self,
+        num_proxies: int,
+        dim: int,
+        *,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
+        residual: bool = False,
     ) -> None:
         super().__init__()
+        self.residual = residual
         self.mlp = MLP(num_proxies * dim, hidden, dim, dropout=dropout)
 
     def gate(self, proxies: Float[Tensor, "B P D"]) -> Float[Tensor, "B D"]:
@@ -30,7 +40,8 @@ class ProxyGatedUnit(nn.Module):
         self, tokens: Float[Tensor, "B N D"], proxies: Float[Tensor, "B P D"]
     ) -> Float[Tensor, "B N D"]:
         """Gate every token channel by channel."""
-        return tokens * self.gate(proxies)[:, None]
+        gate = self.gate(proxies)[:, None]
+        return tokens * (1 + gate if self.residual else gate)
 
 
 class HomogeneousFlow(nn.Module):
@@ -53,12 +64,13 @@ class HomogeneousFlow(nn.Module):
         super().__init__()
         self.gates = nn.ModuleDict(
             {
-                f"gate_{kind}": ProxyGatedUnit(num, dim, hidden=hidden, dropout=dropout)
+                f"gate_{kind}": ProxyGatedUnit(
+                    num, dim, hidden=hidden, dropout=dropout, residual=residual
+                )
                 for kind, num in num_proxies.items()
             }
         )
         self.kinds = tuple(num_proxies)
-        self.residual = residual
         self.norms = nn.ModuleDict(
             {f"norm_{kind}": nn.LayerNorm(dim) for kind in num_proxies if layer_norm}
         )
@@ -67,9 +79,6 @@ class HomogeneousFlow(nn.Module):
         """Gate the kinds that are gated here."""
         gated: dict[str, Tensor] = {}
         for kind in self.kinds:
-            before: Tensor = getattr(tokens, kind)
-            after = self.gates[f"gate_{kind}"](before, getattr(proxies, kind))
-            if self.residual:
-                after = before + after
+            after = self.gates[f"gate_{kind}"](getattr(tokens, kind), getattr(proxies, kind))
             gated[kind] = self.norms[f"norm_{kind}"](after) if self.norms else after
         return tokens._replace(**gated)

@@ -75,8 +75,9 @@ def block(module, C, S, T, c, s, t):
     tokens["task"] = state["task"]
     for kind in homogeneous.kinds:
         proxies = source["task_proxies" if kind == "task" else kind]
-        new = gate(homogeneous.gates[f"gate_{kind}"], tokens[kind], proxies)
-        if homogeneous.residual:
+        unit = homogeneous.gates[f"gate_{kind}"]
+        new = gate(unit, tokens[kind], proxies)
+        if unit.residual:
             new = [x + y for x, y in zip(tokens[kind], new, strict=True)]
         if homogeneous.norms:
             new = [homogeneous.norms[f"norm_{kind}"](x) for x in new]
