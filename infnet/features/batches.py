@@ -82,7 +82,7 @@ def _sequence(table: pa.Table, slot: SequenceSlot) -> SequenceBatch:
     for at, field in enumerate(slot.fields):
         ids[place, at] = as_numpy(_column(table, f"s.{slot.name}.ids.{field}").flatten())
     return SequenceBatch(
-        ids=torch.from_numpy(ids.reshape(rows, longest, -1)),
+        ids=torch.from_numpy(ids.reshape(rows, longest, len(slot.fields))),
         ages=torch.from_numpy(padded_ages.reshape(rows, longest)),
         lengths=torch.from_numpy(lengths),
     )

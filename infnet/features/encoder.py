@@ -30,7 +30,7 @@ from rayrun.config import ConfigError, Json, digest_of
 FORMAT_VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Encoder:
     """Fitted features. Immutable; goes to worker processes by pickle.
 
