@@ -77,6 +77,9 @@ class Report:
         numeric = [_is_numeric(column) for column in columns]
         bold: set[tuple[int, int]] = set()
         for header, direction in (best or {}).items():
+            if header not in headers:
+                known = ", ".join(headers)
+                raise ValueError(f"best names the column {header!r}; the table has: {known}")
             index = list(headers).index(header)
             bold |= {(row, index) for row in _best(columns[index], direction)}
         head = Markup("").join(
