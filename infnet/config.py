@@ -1,4 +1,4 @@
-"""Whole-file configurations of the `infnet` verbs: one class, read top to bottom like its YAML file."""
+"""Whole-file configurations of the `infnet` verbs: one class, read from the top like its YAML."""
 
 from typing import Annotated, Literal
 
@@ -21,7 +21,8 @@ class TimeSplit(Config):
 
     type: Literal["time"] = "time"
     valid_from: str
-    """ISO date or date-time (UTC unless it says otherwise), or an integer in the unit of the column."""
+    """ISO date or date-time (UTC unless it says otherwise), or an integer in the unit of the
+    column."""
     test_from: str
     column: str = ""
     """Another column to cut by (a calendar day, say `date: 20220419`); empty: the time column."""
@@ -53,8 +54,8 @@ class Data(Config):
     source: Source
     split: Split
     statistics: Literal["frozen", "rolling"] = "frozen"
-    """What a valid or test row may know: nothing after the training period (`frozen`, for headline numbers), or every
-    strictly earlier event (`rolling`, a separate table)."""
+    """What a valid or test row may know: nothing after the training period (`frozen`, for headline
+    numbers), or every strictly earlier event (`rolling`, a separate table)."""
     max_bad_share: float = 0.01
     """More bad rows than this share fail the run; fewer are quarantined with their reasons."""
     shard_rows: int = 65_536
@@ -106,7 +107,7 @@ class DdpStrategy(Config):
 
 
 class DeepSpeedStrategy(Config):
-    """Data parallel with DeepSpeed ZeRO over the dense parameters; tables stay outside the engine."""
+    """Data parallel with DeepSpeed ZeRO over the dense parameters; tables stay outside."""
 
     type: Literal["deepspeed"] = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = 1
@@ -120,7 +121,8 @@ class DeepSpeedStrategy(Config):
         needed = {"none": 0, "optimizer": 1, "parameters": 3}[self.offload]
         if self.zero_stage < needed:
             raise ValueError(
-                f"offload: {self.offload} needs zero_stage {needed} or more, found {self.zero_stage}"
+                f"offload: {self.offload} needs zero_stage {needed} or more, "
+                f"found {self.zero_stage}"
             )
         return self
 
@@ -137,8 +139,8 @@ class Train(Config):
     micro_batch_size: int | None = None
     """Rows per forward pass of one worker; absent: batch_size / workers. Must divide exactly."""
     lanes: int = 8
-    """Streams the training rows are read in; a multiple of the number of workers. The rows of a step depend on
-    it and on the seed, not on the number of workers."""
+    """Streams the training rows are read in; a multiple of the number of workers. The rows of a
+    step depend on it and on the seed, not on the number of workers."""
     shuffle_rows: int = 65_536
     """Rows shuffled at a time in each lane."""
     optimizer: Optimizer = Optimizer()
@@ -171,7 +173,8 @@ class Inputs(Config):
     """Where a verb finds what an earlier verb made. Never part of the digest."""
 
     data: Annotated[str, Place] = ""
-    """Dataset directory of `infnet prepare`. Empty: train prepares first, into a cache keyed by content."""
+    """Dataset directory of `infnet prepare`. Empty: train prepares first, into a cache keyed by
+    content."""
     checkpoint: Annotated[str, Place] = ""
     """Run directory of `infnet train`."""
     bundle: Annotated[str, Place] = ""

@@ -91,7 +91,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def write(
-    directory: Path,
+    directory: storage.Uri,
     *,
     kind: str,
     format_version: int,
@@ -103,7 +103,7 @@ def write(
     """Write `manifest.json`, and `config.yaml` if it is not there, once all files stand.
 
     Args:
-        directory: local artifact directory (the staging directory of `storage.output`).
+        directory: the artifact, as a rule the staging directory of `storage.output`.
         kind: what the artifact is, `<product>.<thing>`.
         format_version: of the layout; readers refuse a newer one.
         config: the resolved configuration.
@@ -113,14 +113,15 @@ def write(
     """
     raw = config.to_dict() if isinstance(config, Config) else config
     config_digest = config.digest() if isinstance(config, Config) else digest_of(config)
-    if isinstance(config, Config) and not (directory / CONFIG_FILE).exists():
-        storage.write_bytes(directory / CONFIG_FILE, config.to_yaml().encode())
+    config_file = storage.join(directory, CONFIG_FILE)
+    if isinstance(config, Config) and not storage.exists(config_file):
+        storage.write_bytes(config_file, config.to_yaml().encode())
     files: dict[str, FileEntry] = {}
     for name in storage.names(directory):
         if name == FILE or any(fnmatch.fnmatchcase(name, pattern) for pattern in exclude):
             continue
-        path = directory / name
-        files[name] = FileEntry(bytes=path.stat().st_size, sha256=storage.file_digest(path))
+        place = storage.join(directory, name)
+        files[name] = FileEntry(bytes=storage.size(place), sha256=storage.file_digest(place))
     manifest = Manifest(
         kind=kind,
         format_version=format_version,
@@ -133,7 +134,8 @@ def write(
         files=files,
         info=info or {},
     )
-    storage.write_bytes(directory / FILE, (manifest.model_dump_json(indent=1) + "\n").encode())
+    place = storage.join(directory, FILE)
+    storage.write_bytes(place, (manifest.model_dump_json(indent=1) + "\n").encode())
     return manifest
 
 

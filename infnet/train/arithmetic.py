@@ -1,4 +1,6 @@
-"""Batch arithmetic: from the global batch size to the rows of one forward pass. Nothing is ever rounded."""
+"""Batch arithmetic: from the global batch size to the rows of one forward pass. Nothing is ever
+rounded.
+"""
 
 from typing import NamedTuple
 
@@ -18,8 +20,8 @@ class BatchArithmetic(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.batch_size} rows per step = {self.workers} workers × {self.accumulation} passes × "
-            f"{self.micro_batch_size} rows, read in {self.lanes} lanes"
+            f"{self.batch_size} rows per step = {self.workers} workers × {self.accumulation} "
+            f"passes × {self.micro_batch_size} rows, read in {self.lanes} lanes"
         )
 
 
@@ -40,13 +42,13 @@ def batch_arithmetic(
             raise ValueError(f"train.{name} must be at least 1, found {value}")
     if lanes % workers:
         raise ValueError(
-            f"train.lanes ({lanes}) must be a multiple of compute.workers ({workers}); the nearest is "
-            f"{_nearest(lanes, workers)}"
+            f"train.lanes ({lanes}) must be a multiple of compute.workers ({workers}); "
+            f"the nearest is {_nearest(lanes, workers)}"
         )
     if batch_size % lanes:
         raise ValueError(
-            f"train.batch_size ({batch_size}) must be a multiple of train.lanes ({lanes}); the nearest is "
-            f"{_nearest(batch_size, lanes)}"
+            f"train.batch_size ({batch_size}) must be a multiple of train.lanes ({lanes}); "
+            f"the nearest is {_nearest(batch_size, lanes)}"
         )
     micro = batch_size // workers if micro_batch_size is None else micro_batch_size
     if batch_size % (per_pass := workers * micro):

@@ -1,6 +1,7 @@
 """Checkpoint: the weights of a trained model, whole and readable without pickle, with a manifest.
 
-    checkpoint/manifest.json          kind `infnet.checkpoint`: config, digest of the schema, the step
+    checkpoint/manifest.json          kind `infnet.checkpoint`: config, digest of the schema, the
+    step
                network.safetensors    dense parameters and buffers
                tables.safetensors     embedding tables
 
@@ -63,11 +64,12 @@ def write(
 def load(directory: str | Path) -> tuple[Recommender, Schema, InfnetConfig]:
     """The trained recommender of a run directory, in `eval()`, with its schema and configuration.
 
-    `directory` is what `infnet train --out` made, or one of its `rivals/<name>`: a path or an `s3://` URI.
+    `directory` is what `infnet train --out` made, or one of its `rivals/<name>`: a path or an
+    `s3://` URI.
 
     Raises:
-        ConfigError: no checkpoint there, a truncated or corrupt file, a newer format, or the weights belong
-            to another schema than the one beside them.
+        ConfigError: no checkpoint there, a truncated or corrupt file, a newer format, or the
+            weights belong to another schema than the one beside them.
     """
     uri = str(directory)
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
@@ -79,9 +81,10 @@ def load(directory: str | Path) -> tuple[Recommender, Schema, InfnetConfig]:
         schema = Schema.read(storage.fetch(storage.join(uri, "schema.json"), Path(folder)))
         if found.info.get("schema_digest") != schema_digest(schema):
             raise ConfigError(
-                f"the checkpoint in {uri} was trained with schema {found.info.get('schema_digest')}, "
-                f"{uri}/schema.json is {schema_digest(schema)}: it is the schema of another dataset; "
-                "put back the schema.json that `infnet train` wrote, or train again"
+                f"the checkpoint in {uri} was trained with schema "
+                f"{found.info.get('schema_digest')}, {uri}/schema.json is {schema_digest(schema)}: "
+                "it is the schema of another dataset; put back the schema.json that `infnet train` "
+                "wrote, or train again"
             )
         recommender = Recommender(config.model, schema)
         _fill(recommender.network, local / NETWORK)
@@ -125,5 +128,6 @@ def load_torch(path: Path) -> Any:
         raise ConfigError(f"{path} is missing; the checkpoint is not whole, train again") from None
     except Exception as error:  # torch, zipfile and pickle each raise their own
         raise ConfigError(
-            f"{path} is truncated or corrupt ({str(error).splitlines()[0]}); restore it or train again"
+            f"{path} is truncated or corrupt ({str(error).splitlines()[0]}); restore it or train "
+            "again"
         ) from error

@@ -1,7 +1,9 @@
-"""How an objective's parameters are trained: `single`, `ddp` or `deepspeed`, behind one small interface.
+"""How an objective's parameters are trained: `single`, `ddp` or `deepspeed`, behind one small
+interface.
 
-Embedding tables are outside all of them. Every strategy averages gradients over the workers, and the loss is a
-sum over workers (`infnet.train.step`), so a loss is multiplied by `loss_scale` before its backward pass.
+Embedding tables are outside all of them. Every strategy averages gradients over the workers, and
+the loss is a sum over workers (`infnet.train.step`), so a loss is multiplied by `loss_scale` before
+its backward pass.
 """
 
 import contextlib
@@ -40,7 +42,9 @@ class Dense(ABC):
 
     @abstractmethod
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradients of a micro-batch; the `last` of a batch exchanges them between workers."""
+        """Add the gradients of a micro-batch; the `last` of a batch exchanges them between
+        workers.
+        """
 
     def accumulating(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Around the forward and backward pass of a micro-batch."""
@@ -52,7 +56,9 @@ class Dense(ABC):
 
     @abstractmethod
     def network(self) -> nn.Module:
-        """The plain network with the current parameters, to predict with; its calls need not be in step."""
+        """The plain network with the current parameters, to predict with; its calls need not be in
+        step.
+        """
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:

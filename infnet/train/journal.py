@@ -1,6 +1,9 @@
-"""Journal: what a run remembers besides its parameters, so that a resumed run goes on as if never stopped."""
+"""Journal: what a run remembers besides its parameters, so that a resumed run goes on as if never
+stopped.
+"""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -40,12 +43,12 @@ class Journal:
             self.epoch, self.step = self.epoch + 1, 0
 
     def evaluated(
-        self, metrics: Metrics, tasks: dict[str, BaseTask], stopping: EarlyStopping | None
+        self, metrics: Metrics, tasks: Mapping[str, BaseTask], stopping: EarlyStopping | None
     ) -> bool:
         """Remember an evaluation; True if it is the best so far.
 
-        While the watched metric is defined nowhere (one class only, no validation rows), the newest counts
-        as the best.
+        While the watched metric is defined nowhere (one class only, no validation rows), the newest
+        counts as the best.
         """
         score = watched_score(metrics, tasks, stopping)
         margin = stopping.min_delta if stopping else 0.0
@@ -82,21 +85,26 @@ class Journal:
         for name, value in self.identity.items():
             if saved.identity.get(name) != value:
                 raise ConfigError(
-                    f"the training state in {directory} has {name} {saved.identity.get(name)}, this run has "
-                    f"{value}; give the run another --out, or restore what it was started with"
+                    f"the training state in {directory} has {name} {saved.identity.get(name)}, "
+                    f"this run has {value}; give the run another --out, or restore what it was "
+                    "started with"
                 )
         self.__dict__.update(saved.__dict__)
 
 
 def watched_metric(task: BaseTask, stopping: EarlyStopping | None) -> str:
-    """The metric of a task that decides which checkpoint is best: the headline, unless early stopping names one."""
+    """The metric of a task that decides which checkpoint is best: the headline, unless early
+    stopping names one.
+    """
     return stopping.metric if stopping else task.metrics[0]
 
 
 def watched_score(
-    metrics: Metrics, tasks: dict[str, BaseTask], stopping: EarlyStopping | None
+    metrics: Metrics, tasks: Mapping[str, BaseTask], stopping: EarlyStopping | None
 ) -> float | None:
-    """Mean of the watched metric over the tasks that have it, signed so that more is better; None if none has."""
+    """Mean of the watched metric over the tasks that have it, signed so that more is better; None
+    if none has.
+    """
     values: list[float] = []
     for name, task in tasks.items():
         metric = watched_metric(task, stopping)
@@ -106,7 +114,7 @@ def watched_score(
     return sum(values) / len(values) if values else None
 
 
-def check_watched(tasks: dict[str, BaseTask], stopping: EarlyStopping | None) -> None:
+def check_watched(tasks: Mapping[str, BaseTask], stopping: EarlyStopping | None) -> None:
     """Early stopping watches a metric that some task has.
 
     Raises:
@@ -115,6 +123,6 @@ def check_watched(tasks: dict[str, BaseTask], stopping: EarlyStopping | None) ->
     known = sorted({metric for task in tasks.values() for metric in task.metrics})
     if stopping and stopping.metric not in known:
         raise ConfigError(
-            f"train.early_stopping.metric must be a metric of one of the tasks ({', '.join(known)}), "
-            f"found {stopping.metric!r}"
+            "train.early_stopping.metric must be a metric of one of the tasks "
+            f"({', '.join(known)}), found {stopping.metric!r}"
         )

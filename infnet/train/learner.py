@@ -1,4 +1,6 @@
-"""Learner: everything that a training step changes. Tables, network, their optimizers; step, predict, save, load."""
+"""Learner: everything that a training step changes. Tables, network, their optimizers; step,
+predict, save, load.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -40,10 +42,12 @@ class Learner:
         *,
         total_steps: int,
     ) -> None:
-        """Build the model of `config` with the parameters that `train.seed` gives, the same on all workers.
+        """Build the model of `config` with the parameters that `train.seed` gives, the same on all
+        workers.
 
         Raises:
-            ConfigError: `train.precision: bf16` on hardware without it, or the schema lacks what the model needs.
+            ConfigError: `train.precision: bf16` on hardware without it, or the schema lacks what
+                the model needs.
         """
         self.schema, self.worker = schema, worker
         self._train, self._arithmetic, self._total_steps = config.train, arithmetic, total_steps
@@ -60,8 +64,8 @@ class Learner:
     def step(self, batch: Batch, number: int) -> Float[Tensor, " T"]:
         """Optimizer step `number` (from 0) on this worker's part of a global batch.
 
-        Returns this worker's part of the mean loss per task. The dropout of a step depends on the seed, the
-        worker and the step only: a resumed run needs no generator state.
+        Returns this worker's part of the mean loss per task. The dropout of a step depends on the
+        seed, the worker and the step only: a resumed run needs no generator state.
         """
         self._seed(number)
         self.recommender.train()
@@ -99,7 +103,9 @@ class Learner:
 
     @contextlib.contextmanager
     def published_tables(self) -> Iterator[EmbeddingTables]:
-        """The embedding tables with ids never seen filled in; they are as they were when the block ends."""
+        """The embedding tables with ids never seen filled in; they are as they were when the block
+        ends.
+        """
         tables = self.recommender.tables
         embeddings = [m for m in tables.modules() if isinstance(m, nn.Embedding)]
         unknown = [embedding.weight[UNKNOWN].detach().clone() for embedding in embeddings]

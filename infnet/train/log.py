@@ -1,4 +1,6 @@
-"""What a run says while it trains: metric records of rank 0, and a few words for the progress display."""
+"""What a run says while it trains: metric records of rank 0, and a few words for the progress
+display.
+"""
 
 import tempfile
 from pathlib import Path
@@ -11,7 +13,8 @@ from rayrun.ray.worker import Worker
 
 
 class RunLog:
-    """`metrics.jsonl` of a run directory. On an object store it is uploaded at every evaluation and checkpoint.
+    """`metrics.jsonl` of a run directory. On an object store it is uploaded at every evaluation and
+    checkpoint.
 
     Records after the step a resumed run starts at are dropped: they will be written again.
     """

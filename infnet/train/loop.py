@@ -1,8 +1,8 @@
 """The training loop, written against a `Worker`: it runs alone, on Ray Train, anywhere.
 
-Every worker runs this function with the same configuration; each reads its part of the same global batches.
-What a run leaves behind: `checkpoint/` (the best weights) and `metrics.jsonl` under `out`, and its resumable
-state in the worker's checkpoints.
+Every worker runs this function with the same configuration; each reads its part of the same global
+batches. What a run leaves behind: `checkpoint/` (the best weights) and `metrics.jsonl` under `out`,
+and its resumable state in the worker's checkpoints.
 """
 
 import tempfile
@@ -42,12 +42,12 @@ class Place(NamedTuple):
 def fit(worker: Worker, config: InfnetConfig, schema: Schema, place: Place) -> Json:
     """Train `config.model` and keep its best checkpoint; continue if the worker has a checkpoint.
 
-    Returns what rank 0 knows at the end: `best_step`, `best_score`, `metrics` of the best evaluation, `steps`,
-    `rows`, `stopped_early`, `train_s` (of this attempt), `peak_memory_bytes`.
+    Returns what rank 0 knows at the end: `best_step`, `best_score`, `metrics` of the best
+    evaluation, `steps`, `rows`, `stopped_early`, `train_s` (of this attempt), `peak_memory_bytes`.
 
     Raises:
-        ConfigError: the data do not fit the configuration, bf16 without hardware, a damaged state, or a loss
-            that is not finite.
+        ConfigError: the data do not fit the configuration, bf16 without hardware, a damaged state,
+            or a loss that is not finite.
     """
     train, started = config.train, time.monotonic()
     check_watched(schema.tasks, train.early_stopping)
@@ -166,7 +166,7 @@ def _finite(losses: list[float], schema: Schema, step: int) -> dict[str, float]:
     for name, loss in named.items():
         if not abs(loss) < float("inf"):
             raise ConfigError(
-                f"the training loss of task {name} must be finite, found {loss} by step {step}; lower "
-                "train.optimizer.lr or train.embeddings.lr, or set train.optimizer.clip_norm"
+                f"the training loss of task {name} must be finite, found {loss} by step {step}; "
+                "lower train.optimizer.lr or train.embeddings.lr, or set train.optimizer.clip_norm"
             )
     return named

@@ -1,7 +1,7 @@
 """Objective: the network and what its logits are trained for, as one module that DDP and ZeRO wrap.
 
-The weighting of the tasks may have parameters of its own; inside the module they are trained, clipped, exchanged
-and partitioned like those of the network.
+The weighting of the tasks may have parameters of its own; inside the module they are trained,
+clipped, exchanged and partitioned like those of the network.
 
 Shapes: T tasks.
 """
@@ -30,7 +30,9 @@ class Objective(nn.Module):
         *,
         bf16: bool = False,
     ) -> None:
-        """With `bf16` matrix products are in bf16; parameters, logits, losses and gradients stay float32."""
+        """With `bf16` matrix products are in bf16; parameters, logits, losses and gradients stay
+        float32.
+        """
         super().__init__()
         self.network = network
         self.weighting = weighting.build(tasks)
@@ -42,8 +44,8 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The loss to differentiate, and each task's part of its mean loss (T numbers, detached).
 
-        `global_weights` are `step.observed_weights` over all workers; `share` is 1 / the number of parts the
-        global batch is cut into.
+        `global_weights` are `step.observed_weights` over all workers; `share` is 1 / the number of
+        parts the global batch is cut into.
         """
         autocast = (
             torch.autocast(batch.weight.device.type, dtype=torch.bfloat16)

@@ -13,9 +13,11 @@ from infnet.config import Optimizer
 
 
 def dense_optimizer(parameters: Iterable[nn.Parameter], config: Optimizer) -> torch.optim.Optimizer:
-    """Adam, AdamW or Adagrad in two groups: matrices decay, vectors and scalars (biases, norms) do not.
+    """Adam, AdamW or Adagrad in two groups: matrices decay, vectors and scalars (biases, norms) do
+    not.
 
-    `weight_decay` is decoupled in AdamW (Loshchilov & Hutter 2019) and an L2 gradient λ·θ in the two others.
+    `weight_decay` is decoupled in AdamW (Loshchilov & Hutter 2019) and an L2 gradient λ·θ in the
+    two others.
     """
     trained = [p for p in parameters if p.requires_grad]
     groups = [
@@ -33,8 +35,8 @@ def dense_optimizer(parameters: Iterable[nn.Parameter], config: Optimizer) -> to
 def schedule_factor(config: Optimizer, step: int, total_steps: int) -> float:
     """What the learning rates of step `step` (from 0) are multiplied by, in (0, 1].
 
-    Warm-up rises linearly: (step + 1) / warmup_steps. `cosine` then falls as ½(1 + cos πp), p being the share
-    of the steps after the warm-up that is done; the last step still has a rate above 0.
+    Warm-up rises linearly: (step + 1) / warmup_steps. `cosine` then falls as ½(1 + cos πp), p being
+    the share of the steps after the warm-up that is done; the last step still has a rate above 0.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps

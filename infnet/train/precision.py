@@ -20,5 +20,6 @@ def check_bf16(device: torch.device) -> None:
         needs = "a CPU with AVX512_BF16, AMX_BF16 or the Arm bf16 extension"
     if not has:
         raise ConfigError(
-            f"train.precision: bf16 needs {needs}, this {device.type} device has none; set it to fp32"
+            f"train.precision: bf16 needs {needs}, this {device.type} device has none; "
+            "set it to fp32"
         )

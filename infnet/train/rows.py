@@ -1,8 +1,9 @@
-"""Row-wise optimizers of the embedding tables: a step reads and writes the rows of the batch, nothing else.
+"""Row-wise optimizers of the embedding tables: a step reads and writes the rows of the batch,
+nothing else.
 
-A step costs time in the number of distinct ids of the batch; the number of rows of a table does not enter. Each
-worker holds all tables. Per step the workers exchange the touched rows (ids and summed gradients), add them in
-rank order, and make the same update: replicas stay equal to the last bit.
+A step costs time in the number of distinct ids of the batch; the number of rows of a table does not
+enter. Each worker holds all tables. Per step the workers exchange the touched rows (ids and summed
+gradients), add them in rank order, and make the same update: replicas stay equal to the last bit.
 
 Shapes: V rows of a table, D its width, R distinct rows touched by the global batch.
 """
@@ -22,7 +23,9 @@ EPSILON = {"adam": 1e-8, "adagrad": 1e-10, "rowwise_adagrad": 1e-10}
 
 
 class Touched(NamedTuple):
-    """Gradient of one table: distinct rows in ascending order, and the sum of the gradients of each."""
+    """Gradient of one table: distinct rows in ascending order, and the sum of the gradients of
+    each.
+    """
 
     rows: Int64[Tensor, " R"]
     gradients: Float[Tensor, "R D"]
@@ -31,13 +34,14 @@ class Touched(NamedTuple):
 class RowOptimizer:
     """Updates the touched rows of every table.
 
-    * `adam`: Adam (Kingma & Ba 2015) whose moments move only when their row is touched; the bias correction
-      counts all steps. This is `torch.optim.SparseAdam`.
-    * `adagrad`: θ ← θ − lr·g/(√Σg² + ε) (Duchi et al. 2011), as `torch.optim.Adagrad` with sparse gradients.
+    * `adam`: Adam (Kingma & Ba 2015) whose moments move only when their row is touched; the bias
+      correction counts all steps. This is `torch.optim.SparseAdam`.
+    * `adagrad`: θ ← θ − lr·g/(√Σg² + ε) (Duchi et al. 2011), as `torch.optim.Adagrad` with sparse
+      gradients.
     * `rowwise_adagrad`: one accumulator per row, the running sum of mean_D(g²): D times less state.
 
-    `l2` adds the gradient l2·θ (of the penalty ½·l2·‖θ‖²) to the touched rows, once per step however often and
-    on however many workers a row occurs. Rows not in the batch do not decay.
+    `l2` adds the gradient l2·θ (of the penalty ½·l2·‖θ‖²) to the touched rows, once per step
+    however often and on however many workers a row occurs. Rows not in the batch do not decay.
     """
 
     def __init__(self, tables: nn.Module, config: EmbeddingOptimizer) -> None:
@@ -60,8 +64,8 @@ class RowOptimizer:
     def step(self, worker: Worker, *, loss_scale: float = 1.0, rate: float = 1.0) -> None:
         """One update from the gradients that are there; they are removed. A collective.
 
-        `loss_scale` is what the loss was multiplied by before the backward pass; `rate` multiplies the
-        learning rate.
+        `loss_scale` is what the loss was multiplied by before the backward pass; `rate` multiplies
+        the learning rate.
         """
         self.steps += 1
         for name, touched in self._touched(worker).items():
@@ -127,8 +131,8 @@ def _coalesced(name: str, weight: nn.Parameter) -> Touched:
         return Touched(empty, weight.new_empty(0, weight.shape[1]))
     if not gradient.is_sparse:
         raise ValueError(
-            f"the gradient of embedding table {name} is dense, a step would cost time in all of its "
-            "rows; build it with nn.Embedding(sparse=True)"
+            f"the gradient of embedding table {name} is dense, a step would cost time in all of "
+            "its rows; build it with nn.Embedding(sparse=True)"
         )
     # Sorts the ids (stably) and adds equal ones in order: the same bits every time, on CPU and GPU.
     gradient = gradient.coalesce()
@@ -136,7 +140,9 @@ def _coalesced(name: str, weight: nn.Parameter) -> Touched:
 
 
 def exchange(mine: Mapping[str, Touched], worker: Worker) -> dict[str, Touched]:
-    """The touched rows of all workers: three messages for all tables together, the same on every worker."""
+    """The touched rows of all workers: three messages for all tables together, the same on every
+    worker.
+    """
     some = next(iter(mine.values()), None)
     if some is None:
         return {}

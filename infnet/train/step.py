@@ -2,9 +2,10 @@
 
     L_t = Σ_rows w·o_t·ℓ_t / Σ_rows w·o_t        over the rows of the whole global batch
 
-w is a row's weight, o_t says whether task t is observed there, ℓ_t is the loss of the row. The denominator is
-known before any backward pass (`observed_weights`, summed over the workers), so the loss of a micro-batch is a
-part of L_t: parts add up, whatever rows and labels each worker happens to hold, none included.
+w is a row's weight, o_t says whether task t is observed there, ℓ_t is the loss of the row. The
+denominator is known before any backward pass (`observed_weights`, summed over the workers), so the
+loss of a micro-batch is a part of L_t: parts add up, whatever rows and labels each worker happens
+to hold, none included.
 
 Shapes: B rows, T tasks, O logits of a task.
 """
@@ -20,7 +21,9 @@ from infnet.tasks import BaseTask, observed_losses
 
 
 def observed_weights(batch: Batch) -> Float[Tensor, " T"]:
-    """Σ w·o_t of each task over the rows of a batch, in float64 so that sums of workers are exact."""
+    """Σ w·o_t of each task over the rows of a batch, in float64 so that sums of workers are
+    exact.
+    """
     return (batch.observed * batch.weight[:, None]).sum(dim=0, dtype=torch.float64)
 
 
@@ -30,9 +33,11 @@ def task_losses(
     tasks: Mapping[str, BaseTask],
     global_weights: Float[Tensor, " T"],
 ) -> Float[Tensor, " T"]:
-    """Each task's part of its mean loss over the global batch; 0 for a task that is observed nowhere.
+    """Each task's part of its mean loss over the global batch; 0 for a task that is observed
+    nowhere.
 
-    Summed over all micro-batches and workers this is the weighted mean loss per task. λ_t does not enter.
+    Summed over all micro-batches and workers this is the weighted mean loss per task. λ_t does not
+    enter.
     """
     parts = []
     for column, (name, task) in enumerate(tasks.items()):

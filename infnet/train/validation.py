@@ -1,4 +1,6 @@
-"""Metrics on the validation split while a run trains: every worker scores its part, rank 0 measures all rows."""
+"""Metrics on the validation split while a run trains: every worker scores its part, rank 0 measures
+all rows.
+"""
 
 import json
 
@@ -17,7 +19,8 @@ SPLIT = "valid"
 
 
 def validate(learner: Learner, config: InfnetConfig, schema: Schema, dataset: str) -> Metrics:
-    """`{task: {metric: value}}` on the validation rows, the same on every worker; None where not defined.
+    """`{task: {metric: value}}` on the validation rows, the same on every worker; None where not
+    defined.
 
     Beside the metrics of the task's type there is `loss`, what training minimises. A collective.
 

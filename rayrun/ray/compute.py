@@ -1,4 +1,6 @@
-"""Where a run runs, and with how much: `compute:` of every configuration. It never changes a result."""
+"""Where a run runs, and with how much: `compute:` of every configuration. It never changes a
+result.
+"""
 
 from typing import Annotated, Literal
 

@@ -1,12 +1,16 @@
-"""DeepSpeed ZeRO over the dense parameters: settings derived from the batch arithmetic, one engine, save and load.
+"""DeepSpeed ZeRO over the dense parameters: settings derived from the batch arithmetic, one engine,
+save and load.
 
-Embedding tables stay outside: ZeRO 1 to 3 refuse sparse gradients. The optimizer is a torch one, handed to the
-engine, so nothing of DeepSpeed has to be compiled; the process group is the one of Ray Train.
+Embedding tables stay outside: ZeRO 1 to 3 refuse sparse gradients. The optimizer is a torch one,
+handed to the engine, so nothing of DeepSpeed has to be compiled; the process group is the one of
+Ray Train.
 """
 
 import contextlib
+import importlib
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -72,7 +76,8 @@ def settings(
     clip_norm: float = 0.0,
     extra: Mapping[str, object] | None = None,
 ) -> Json:
-    """DeepSpeed's settings of a run. `batch_size` = workers × accumulation × micro_batch_size, exactly.
+    """DeepSpeed's settings of a run. `batch_size` = workers × accumulation × micro_batch_size,
+    exactly.
 
     Raises:
         ValueError: the numbers do not divide, or `extra` holds a derived key.
@@ -138,7 +143,9 @@ class Engine:
         return self.engine(*inputs)
 
     def backward(self, loss: Tensor) -> None:
-        """Backward pass of one micro-batch; gradients are averaged over workers and added up over passes."""
+        """Backward pass of one micro-batch; gradients are averaged over workers and added up over
+        passes.
+        """
         self.engine.backward(loss, scale_wrt_gas=False)
 
     def step(self) -> None:
@@ -181,12 +188,13 @@ class Engine:
         except Exception as error:  # DeepSpeed raises whatever torch, zipfile and pickle raise
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ConfigError(
-                f"the training state in {directory / tag} is damaged, or of another number of workers "
-                f"({reason}); remove the run directory and start again"
+                f"the training state in {directory / tag} is damaged, or of another number of "
+                f"workers ({reason}); remove the run directory and start again"
             ) from error
         if path is None:
             raise ConfigError(
-                f"there is no training state in {directory / tag}; remove the run directory and start again"
+                f"there is no training state in {directory / tag}; remove the run directory and "
+                "start again"
             )
 
 
@@ -194,11 +202,9 @@ def _import(device: torch.device) -> Any:
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
-    import deepspeed
-    import deepspeed.ops
-
+    deepspeed: Any = importlib.import_module("deepspeed")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # A shared-memory all-reduce that training never calls; compiling it would cost half a minute.
-    compatible = cast(dict[str, bool], vars(deepspeed.ops)["__compatible_ops__"])
-    compatible["deepspeed_shm_comm"] = False
+    # Asked for one, DeepSpeed would probe a compiler for all of its operators, and build a
+    # shared-memory all-reduce that training never calls: half a minute. We use none of them.
+    vars(deepspeed.ops)["__compatible_ops__"] = defaultdict[str, bool](bool)
     return deepspeed

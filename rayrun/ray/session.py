@@ -1,36 +1,42 @@
 """Open Ray for a `Compute`, and close only what was opened here."""
 
 import contextlib
+import importlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 from rayrun.config import ConfigError
 from rayrun.ray.compute import AttachedCompute, LocalCompute
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
-"""Environment of a session of ours: nothing is sent anywhere."""
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon reports and deaths are noticed
+}
 
 
 @contextlib.contextmanager
-def session(compute: LocalCompute | AttachedCompute) -> Iterator[None]:
+def session(compute: LocalCompute | AttachedCompute) -> Generator[None]:
     """Ray is open inside the block.
 
-    A Ray that is open already is used as it is and stays open: verbs that call each other, and notebooks, share
-    one. `local` starts an instance of our own, never one that happens to run on the host, with a
-    private temporary directory that is removed with it. `attached` connects to a cluster and leaves it running.
+    A Ray that is open already is used as it is and stays open: verbs that call each other, and
+    notebooks, share one. `local` starts an instance of our own, never one that happens to run on
+    the host, with a private temporary directory that is removed with it. `attached` connects to a
+    cluster and leaves it running.
 
     Raises:
-        ConfigError: the workers need more than a local instance has, or no cluster answers at the address.
+        ConfigError: the workers need more than a local instance has, or no cluster answers at the
+            address.
     """
-    import ray
+    ray: Any = importlib.import_module("ray")
 
     if ray.is_initialized():
         yield
         return
-    for name, value in QUIET.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     temporary: Path | None = None
     try:
@@ -62,15 +68,16 @@ def check_local(compute: LocalCompute) -> int:
     needed = compute.workers * compute.cpus_per_worker
     if needed > num_cpus:
         raise ConfigError(
-            f"compute.workers × compute.cpus_per_worker ({compute.workers} × {compute.cpus_per_worker:g} = "
-            f"{needed:g}) needs more CPUs than there are ({num_cpus}); lower one of them, or set "
+            f"compute.workers × compute.cpus_per_worker ({compute.workers} × "
+            f"{compute.cpus_per_worker:g} = {needed:g}) needs more CPUs than there are "
+            f"({num_cpus}); lower one of them, or set "
             f"compute.num_cpus to {needed:g} to let the workers share CPUs"
         )
     return num_cpus
 
 
 def _start(compute: LocalCompute, temporary: Path) -> None:
-    import ray
+    ray: Any = importlib.import_module("ray")
 
     num_cpus = check_local(compute)
     try:
@@ -94,13 +101,13 @@ def _start(compute: LocalCompute, temporary: Path) -> None:
 
 
 def _attach(address: str) -> None:
-    import ray
+    ray: Any = importlib.import_module("ray")
 
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"compute.address ({address}): no Ray cluster answers ({reason}); start one, correct the "
-            "address, or use compute: {type: local}"
+            f"compute.address ({address}): no Ray cluster answers ({reason}); start one, correct "
+            "the address, or use compute: {type: local}"
         ) from error

@@ -1,8 +1,10 @@
-"""Run a train function on Ray Train: equal workers, checkpoints, restarts, and one result file of rank 0.
+"""Run a train function on Ray Train: equal workers, checkpoints, restarts, and one result file of
+rank 0.
 
-The function sees a `Worker` and its argument, and returns plain data. Everything that must survive lies under
-`<storage>/<name>`: checkpoints (the newest two), `progress.json`, and `result.json`, the return value of rank 0.
-The name is fixed by the caller, so a driver that was killed and starts again continues the same run.
+The function sees a `Worker` and its argument, and returns plain data. Everything that must survive
+lies under `<storage>/<name>`: checkpoints (the newest two), `progress.json`, and `result.json`, the
+return value of rank 0. The name is fixed by the caller, so a driver that was killed and starts
+again continues the same run.
 """
 
 import contextlib
@@ -10,12 +12,11 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from rayrun import storage
@@ -30,6 +31,8 @@ REFUSED = "refused.json"
 PROGRESS = "progress.json"
 PROGRESS_EVERY_S = 1.0
 
+dist: Any = torch.distributed  # its collectives carry no types
+
 TrainFunction = Callable[[Worker, Json], Json]
 
 
@@ -43,16 +46,18 @@ def run(
     max_failures: int = 0,
     title: str = "training",
 ) -> Json:
-    """Run `function(worker, argument)` on `compute.workers` workers and return what rank 0 returned.
+    """Run `function(worker, argument)` on `compute.workers` workers and return what rank 0
+    returned.
 
-    A worker that dies is replaced up to `max_failures` times: all workers start again and find the newest
-    complete checkpoint in `worker.latest_checkpoint()`. `function` must be importable on the workers;
-    `argument` and the result are JSON data. `storage_path` is a directory or an object store URI that all
-    workers reach.
+    A worker that dies is replaced up to `max_failures` times: all workers start again and find the
+    newest complete checkpoint in `worker.latest_checkpoint()`. `function` must be importable on the
+    workers; `argument` and the result are JSON data. `storage_path` is a directory or an object
+    store URI that all workers reach.
 
     Raises:
         ConfigError: raised by the function (never tried again), or the workers cannot be placed.
-        RuntimeError: the function failed more than `max_failures` times; the first worker's error follows.
+        RuntimeError: the function failed more than `max_failures` times; the first worker's error
+            follows.
     """
     from ray.train import (
         CheckpointConfig,
@@ -66,7 +71,7 @@ def run(
 
     place = storage.join(storage_path, name)
     for stale in (RESULT, REFUSED):
-        _remove(storage.join(place, stale))
+        storage.remove(storage.join(place, stale))
     filesystem, path = storage.arrow_filesystem(storage_path)
     with session(compute):
         trainer = TorchTrainer(
@@ -128,18 +133,14 @@ def _raise_if_refused(place: str) -> None:
     refused = storage.join(place, REFUSED)
     if storage.exists(refused):
         message = str(json.loads(storage.read_bytes(refused))["error"])
-        _remove(refused)
+        storage.remove(refused)
         raise ConfigError(message)
 
 
-def _remove(uri: str) -> None:
-    if storage.exists(uri):
-        filesystem, path = storage.arrow_filesystem(uri)
-        filesystem.delete_file(path)
-
-
 class RayWorker:
-    """A `Worker` over `ray.train` and `torch.distributed` (gloo between CPUs, NCCL between GPUs)."""
+    """A `Worker` over `ray.train` and `torch.distributed` (gloo between CPUs, NCCL between
+    GPUs).
+    """
 
     def __init__(self, place: str) -> None:
         """Only inside a worker of `run`; `place` is where progress is written."""
@@ -182,7 +183,9 @@ class RayWorker:
             dist.barrier()
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None = None) -> None:
-        """`ray.train.report`: a barrier, which merges the workers' directories in the run's storage."""
+        """`ray.train.report`: a barrier, which merges the workers' directories in the run's
+        storage.
+        """
         import ray.train
 
         part = None if checkpoint is None else ray.train.Checkpoint.from_directory(str(checkpoint))
@@ -192,7 +195,7 @@ class RayWorker:
         """The newest complete checkpoint, fetched to this machine if it lies elsewhere."""
         import ray.train
 
-        newest = ray.train.get_checkpoint()
+        newest: Any = ray.train.get_checkpoint()
         if newest is None:
             return None
         if self._fetched is None:
@@ -217,9 +220,9 @@ class RayWorker:
 
 
 @contextlib.contextmanager
-def _shown(uri: str, title: str) -> Iterator[None]:
+def _shown(uri: str, title: str) -> Generator[None]:
     """Show the progress file of rank 0 while the block runs."""
-    _remove(uri)
+    storage.remove(uri)
     finished = threading.Event()
 
     def follow() -> None:

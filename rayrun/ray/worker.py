@@ -1,12 +1,14 @@
-"""Worker: what a training loop may ask of whoever runs it. The loop is written against this and knows no Ray.
+"""Worker: what a training loop may ask of whoever runs it. The loop is written against this and
+knows no Ray.
 
-Two hosts implement it: one process alone (`SingleWorker`, here) and Ray Train (`rayrun.ray.train.RayWorker`).
+Two hosts implement it: one process alone (`SingleWorker`, here) and Ray Train
+(`rayrun.ray.train.RayWorker`).
 """
 
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ KEPT_CHECKPOINTS = 2
 """A run keeps its newest checkpoints: the last, and one more should a disk lose it."""
 
 
+@runtime_checkable
 class Worker(Protocol):
     """One of `world_size` equal processes of a run."""
 
@@ -35,15 +38,18 @@ class Worker(Protocol):
         ...
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None = None) -> None:
-        """Report a step; `checkpoint` is a local directory with this worker's part (same step on all ranks).
+        """Report a step; `checkpoint` is a local directory with this worker's part (same step on
+        all ranks).
 
-        A barrier for all workers. The parts of all ranks are merged into one checkpoint directory; when the
-        call returns, the local directory may be deleted.
+        A barrier for all workers. The parts of all ranks are merged into one checkpoint directory;
+        when the call returns, the local directory may be deleted.
         """
         ...
 
     def latest_checkpoint(self) -> Path | None:
-        """Local path of the newest complete checkpoint of this run, or None: start from the beginning."""
+        """Local path of the newest complete checkpoint of this run, or None: start from the
+        beginning.
+        """
         ...
 
     def progress(self, done: int, total: int, note: str = "") -> None:

@@ -1,4 +1,5 @@
-"""A small real dataset on disk in the format of `infnet prepare`, and a configuration that trains on it."""
+"""A small real dataset on disk in the format of `infnet prepare`, and a configuration that trains
+on it."""
 
 from pathlib import Path
 

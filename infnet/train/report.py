@@ -1,0 +1,109 @@
+"""`report.html` of a training run: loss curves, validation metrics over the steps, the rivals
+beside.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from infnet.config import InfnetConfig
+from infnet.train.journal import LOWER_IS_BETTER, watched_metric
+from rayrun import storage
+from rayrun.config import Json
+from rayrun.metrics import FILE, Record, read_records
+from rayrun.report import Report
+
+
+def report(config: InfnetConfig, places: Mapping[str, str], outcomes: Mapping[str, Json]) -> Report:
+    """The report of a run.
+
+    Args:
+        config: of the run.
+        places: run directory of the model (named "") and of each rival.
+        outcomes: what `loop.fit` returned for each of them.
+    """
+    records = {name: read_records(storage.join(place, FILE)) for name, place in places.items()}
+    page = Report(f"Training of {config.name}", subtitle=f"configuration {config.digest()}")
+    page.heading("Best checkpoints")
+    page.text(
+        "Validation metrics at the best evaluation of each model. They chose the checkpoint, so "
+        "they flatter it; `infnet evaluate` measures on the test split, with intervals."
+    )
+    for task in config.tasks:
+        page.heading(task, level=3)
+        _best_table(page, config, task, outcomes)
+    for name in places:
+        page.heading(_title(config, name))
+        _curves(page, config, records[name])
+        _evaluations(page, config, records[name])
+    page.heading("Configuration")
+    page.details("config.yaml", config.to_yaml())
+    return page
+
+
+def _title(config: InfnetConfig, name: str) -> str:
+    return name or f"{config.model.type} (the model)"
+
+
+def _best_table(
+    page: Report, config: InfnetConfig, task: str, outcomes: Mapping[str, Json]
+) -> None:
+    metrics = [*config.tasks[task].metrics, "loss"]
+    rows = [
+        [
+            _title(config, name),
+            *(outcome["metrics"].get(task, {}).get(metric) for metric in metrics),
+            outcome["best_step"],
+            "stopped early" if outcome["stopped_early"] else "ran to the end",
+        ]
+        for name, outcome in outcomes.items()
+    ]
+    best = {m: "min" if m in LOWER_IS_BETTER else "max" for m in metrics}
+    page.table(["model", *metrics, "step", ""], rows, caption=f"{task}, validation", best=best)
+
+
+def _curves(page: Report, config: InfnetConfig, records: list[Record]) -> None:
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for task in config.tasks:
+        _line(left, records, "train", task, "loss", task)
+        _line(left, records, "valid", task, "loss", f"{task} (valid)", style="--")
+        metric = watched_metric(config.tasks[task], config.train.early_stopping)
+        _line(right, records, "valid", task, metric, f"{task} {metric}")
+    left.set(xlabel="optimizer steps", ylabel="loss, mean per observed row")
+    right.set(xlabel="optimizer steps", ylabel="validation metric")
+    for axes in (left, right):
+        axes.legend(fontsize="small")
+    page.plot(
+        figure, caption="Training and validation loss; the metrics that choose the checkpoint"
+    )
+
+
+def _line(
+    axes: Any, records: list[Record], split: str, task: str, name: str, label: str, style: str = "-"
+) -> None:
+    points = [
+        (r.step, r.value)
+        for r in records
+        if (r.split, r.task, r.name) == (split, task, name) and r.value is not None
+    ]
+    if points:
+        mark = "o" if split == "valid" else ""
+        axes.plot(*zip(*points, strict=True), style, marker=mark, markersize=3, label=label)
+
+
+def _evaluations(page: Report, config: InfnetConfig, records: list[Record]) -> None:
+    """Validation metrics by evaluation, the watched one and the loss of each task."""
+    columns = [
+        (task, metric)
+        for task, kind in config.tasks.items()
+        for metric in dict.fromkeys(
+            (watched_metric(kind, config.train.early_stopping), kind.metrics[0], "loss")
+        )
+    ]
+    found = {(r.step, r.task, r.name): r.value for r in records if r.split == "valid"}
+    steps = sorted({step for step, _, _ in found})
+    rows = [[step, *(found.get((step, *column)) for column in columns)] for step in steps]
+    headers = ["step", *(f"{task} {metric}" for task, metric in columns)]
+    page.table(headers, rows, caption="Validation metrics at each evaluation")
