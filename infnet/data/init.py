@@ -152,8 +152,8 @@ def _split(seen: Survey) -> list[str]:
     if seen.time and seen.cuts:
         valid, test = (_iso(cut) for cut in seen.cuts)
         return [
-            "  # The past trains, the future tests: about 80 / 10 / 10 % of the rows. Nothing that happens",
-            "  # after valid_from informs the vocabularies, statistics and histories.",
+            "  # The past trains, the future tests: about 80 / 10 / 10 % of the rows. What happens",
+            "  # after valid_from informs no vocabulary, statistic or history.",
             f'  split: {{type: time, valid_from: "{valid}", test_from: "{test}"}}  # ?',
         ]
     column = (
@@ -175,7 +175,7 @@ def _labels(seen: Survey) -> list[Facts]:
 
 def _tasks(file: str, seen: Survey) -> list[str]:
     lines = [
-        "# What is predicted. A column that is known only after the row was shown is a task or nothing,",
+        "# What is predicted. A column known only after the row was shown is a task or nothing,",
         "# never a feature.",
         "tasks:",
     ]
@@ -229,7 +229,7 @@ def _features(seen: Survey) -> list[str]:
             left.append(f"{name}: free text or a key of its own ({fact.distinct:,} values)")
         elif fact.kind == "list":
             lines += _list(fact, key, seen, left)
-        elif pa.types.is_temporal(fact.type):
+        elif pa.types.is_temporal(fact.type) or _is_calendar(fact):
             left.append(f"{name}: a time; derive what matters (hour, age) and add it to the log")
         elif fact.kind == "name":
             rare = fact.distinct > 1_000
@@ -271,7 +271,9 @@ def _list(fact: Facts, key: str, seen: Survey, left: list[str]) -> list[str]:
 def _from_the_past(seen: Survey) -> list[str]:
     """Histories and smoothed rates, which need to know who, what and (for histories) when."""
     lines: list[str] = []
-    binary = [f for f in seen.columns.values() if f.kind == "label"][:3]
+    binary = sorted(
+        (f for f in seen.columns.values() if f.kind == "label"), key=lambda f: abs(f.zeros - 0.5)
+    )[:3]  # the three that split the rows most evenly
     if seen.user and seen.item and seen.time:
         lines.append(
             "  # The user's past: one sequence per kind of behaviour, strictly earlier rows only."
@@ -308,7 +310,7 @@ def _rest(seen: Survey) -> list[str]:
         "  gate_hidden: [32]",
         "  head_hidden: [32]",
         "",
-        "# Trained and measured beside the model, on the same rows: without them a metric says little.",
+        "# Trained and measured beside the model: without them a metric says little.",
         "rivals:",
         *(["  floor: {type: floor}"] if any("_rate" in x for x in _from_the_past(seen)) else []),
         "  online_stack: {type: online_stack}",
@@ -326,6 +328,12 @@ def _rest(seen: Survey) -> list[str]:
 def _headline(seen: Survey) -> str:
     kinds = {f.kind for f in _labels(seen)}
     return "auc" if kinds & {"label", "rating"} else "mae"
+
+
+def _is_calendar(fact: Facts) -> bool:
+    """Days written as 20220408: a day of the test period is never seen in training."""
+    dated = re.search(r"(^|_)(date|day|dt)$", fact.name, re.I)
+    return bool(dated and fact.low and fact.low > 19_000_000 and (fact.high or 0) < 21_000_000)
 
 
 def _middle(fact: Facts) -> int:

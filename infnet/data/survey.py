@@ -16,7 +16,10 @@ TIME_ROWS = 20_000_000
 FEW = 50
 """Whole numbers with at most this many values are taken for names of things."""
 
-USER = "user_id userid uid user customer_id customer member_id visitor_id reviewer_id viewer_id account_id buyer_id"
+USER = (
+    "user_id userid uid user customer_id customer member_id visitor_id reviewer_id viewer_id "
+    "account_id buyer_id"
+)
 ITEM = (
     "item_id itemid iid item video_id movie_id product_id asin parent_asin sku article_id news_id "
     "goods_id ad_id song_id track_id book_id business_id content_id post_id"
@@ -24,7 +27,8 @@ ITEM = (
 REQUEST = "request_id search_id session_id impression_id query_id"
 TIME = re.compile(r"(^|_)(time|timestamp|ts|datetime|date|at|when)(_?(ms|s|us))?$", re.I)
 LABEL = re.compile(
-    r"(^|_)(label|target|y|clicks?|clicked|likes?|liked|hates?|conver\w*|purchased?|buy|bought|orders?|"
+    r"(^|_)(label|target|y|clicks?|clicked|likes?|liked|hates?|conver\w*|purchased?|buy|bought|"
+    r"orders?|"
     r"ordered|paid|follow(ed)?|comment(ed)?|forward(ed)?|shared?|long_view|visit(ed)?|install(ed)?|"
     r"subscribed?|favou?rite|cart|respon\w+|churn(ed)?|profile_enter|finished|completed?)$",
     re.I,

@@ -1,0 +1,1 @@
+"""Raw logs: described in YAML, read in bounded memory, registered, downloaded, simulated."""

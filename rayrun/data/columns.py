@@ -1,3 +1,5 @@
+# pyarrow comes without types:
+# pyright: basic, reportAttributeAccessIssue=false
 """What the columns of a log mean: their roles, and how text becomes typed values."""
 
 import difflib
@@ -31,7 +33,8 @@ class TimeColumn(Config):
 
     column: str
     unit: TimeUnit = "ms"
-    """Unit of a number since 1970-01-01 UTC; `iso` for ISO 8601 text (UTC unless it says otherwise).
+    """Unit of a number since 1970-01-01 UTC; `iso` for ISO 8601 text (UTC unless it says
+    otherwise).
     Parquet dates and timestamps carry their own unit and ignore this."""
 
 
@@ -94,7 +97,8 @@ def plain(type_: pa.DataType) -> pa.DataType:
 
 
 def to_milliseconds(values: pa.Array | pa.ChunkedArray, unit: TimeUnit) -> pa.Array:
-    """Times as int64 milliseconds since 1970-01-01 UTC; null where there is none or it cannot be read.
+    """Times as int64 milliseconds since 1970-01-01 UTC; null where there is none or it cannot be
+    read.
 
     Finer times are cut down (floor). Parquet timestamps and dates are taken as they are; ISO text
     without an offset counts as UTC.

@@ -23,7 +23,9 @@ class TextFormat(Config):
     list_separator: str = ","
     """Between the elements of a value of a list type; surrounding brackets are dropped."""
     missing: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "\\N")
-    """What stands for no value in a column of numbers. In a text column only the empty value does."""
+    """What stands for no value in a column of numbers. In a text column only the empty value
+    does.
+    """
 
     @field_validator("quote")
     @classmethod
@@ -72,14 +74,19 @@ class FileSource(Config):
     path: Annotated[str, Place]
     """A file, or a directory of files; a path or a URI such as s3://bucket/folder."""
     format: Format = "auto"
-    """`auto` goes by the extension: .parquet .pq · .csv .tsv .txt .dat (also .gz, .bz2, .zst) · .jsonl .ndjson."""
+    """`auto` goes by the extension: .parquet .pq · .csv .tsv .txt .dat (also .gz, .bz2, .zst) ·
+    .jsonl .ndjson.
+    """
     files: tuple[str, ...] = ()
-    """Glob patterns within a directory; one without a slash is looked for at any depth. Empty: every file
+    """Glob patterns within a directory; one without a slash is looked for at any depth. Empty:
+    every file
     of a known format that is no side table."""
     columns: Columns = Columns()
     tables: tuple[SideTable, ...] = ()
     types: dict[str, ColumnType] = {}
-    """Types of columns of text formats; those not named are guessed from the start of the first file."""
+    """Types of columns of text formats; those not named are guessed from the start of the first
+    file.
+    """
     text: TextFormat = TextFormat()
 
     @field_validator("files", mode="before")

@@ -1,3 +1,5 @@
+# pyarrow comes without types:
+# pyright: basic, reportAttributeAccessIssue=false
 """`FileLog`: a log in files, side tables joined, roles checked."""
 
 from collections.abc import Iterator, Sequence
@@ -41,9 +43,11 @@ class FileLog(RawLog):
         return state
 
     def fragments(self) -> list[Fragment]:
+        """Parts of all files, empty files left out."""
         return self._fragments
 
     def read(self, fragment: Fragment, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Rows of a part with their side tables, which are read once per set of columns."""
         wanted = list(self.schema.names) if columns is None else list(dict.fromkeys(columns))
         self.check(wanted, "read")
         lookups = self._lookups_for(wanted)
@@ -60,6 +64,7 @@ class FileLog(RawLog):
             yield joined.select([*wanted, ROW_ID]).append_column(pa.field(BAD, pa.string()), bad)
 
     def content_digest(self) -> str:
+        """Of names and bytes of the files read, side tables included."""
         used = [*self.files, *(file for side in self.sides for file in side.files)]
         return digest_of({f.name: storage.content_digest(f.uri) for f in used})
 
@@ -101,7 +106,8 @@ class FileLog(RawLog):
         if len(kinds) != 1:
             shown = ", ".join(f"{name} ({kind})" for kind, name in kinds.items())
             raise ConfigError(
-                f"{self.source.path} holds files of several formats: {shown}; name those of the log "
+                f"{self.source.path} holds files of several formats: {shown}; name those of the "
+                f"log "
                 f"with data.source.files, or set data.source.format"
             )
         return next(iter(kinds))
@@ -131,7 +137,8 @@ class FileLog(RawLog):
                     fields.append(pa.unify_schemas(pair, promote_options="permissive").field(0))
                 except pa.ArrowException:
                     raise ConfigError(
-                        f"{file.uri}: the column {name!r} is {other.field(name).type}, in {first.uri} "
+                        f"{file.uri}: the column {name!r} is {other.field(name).type}, in "
+                        f"{first.uri} "
                         f"it is {schema.field(name).type}; all files of a log need the same columns"
                     ) from None
             schema = pa.schema([f.with_nullable(True) for f in fields])
@@ -150,7 +157,8 @@ class FileLog(RawLog):
             for field in side.fields():
                 if field.name in {f.name for f in fields}:
                     raise ConfigError(
-                        f"the column {field.name!r} of the side table {side.spec.path!r} is already in "
+                        f"the column {field.name!r} of the side table {side.spec.path!r} is "
+                        f"already in "
                         f"the log; set tables.prefix, or name what to take with tables.columns"
                     )
                 fields.append(field)
@@ -180,7 +188,9 @@ class FileLog(RawLog):
         return self._lookups[key]
 
     def _check_roles(self, table: pa.Table) -> pa.Array:
-        """Rows without a user, an item or a readable time are bad, where the log has these roles."""
+        """Rows without a user, an item or a readable time are bad, where the log has these
+        roles.
+        """
         bad = table.column(BAD).combine_chunks()
         for role in ("user", "item"):
             column = self.columns.names().get(role)

@@ -1,3 +1,5 @@
+# pyarrow comes without types:
+# pyright: basic, reportAttributeAccessIssue=false
 """Files of a source: which there are, and how to open one, on any file system."""
 
 import fnmatch
@@ -52,15 +54,13 @@ def list_files(uri: str) -> list[File]:
         ConfigError: nothing is there.
     """
     system, path = storage.arrow_filesystem(uri)
-    try:
+    with storage.storage_errors(uri):
         info = cast(Any, system.get_file_info(path))
         if info.type == arrow_fs.FileType.File:
             return [File(uri, PurePosixPath(path).name, info.size)]
         if info.type != arrow_fs.FileType.Directory:
             raise ConfigError(f"there is no file or directory {uri}; check data.source.path")
         found = cast("list[Any]", system.get_file_info(arrow_fs.FileSelector(path, recursive=True)))
-    except UNREADABLE as error:
-        raise ConfigError(f"{uri} cannot be listed: {error}") from None
     files: list[File] = []
     for item in found:
         name = PurePosixPath(item.path).relative_to(PurePosixPath(path)).as_posix()
@@ -86,14 +86,16 @@ def matching(files: Sequence[File], patterns: Sequence[str]) -> list[File]:
 
 def open_random(uri: str) -> pa.NativeFile:
     """A file that can be read from any position (Parquet)."""
-    system, path = storage.arrow_filesystem(uri)
-    return cast(pa.NativeFile, system.open_input_file(path))
+    with storage.storage_errors(uri):
+        system, path = storage.arrow_filesystem(uri)
+        return cast(pa.NativeFile, system.open_input_file(path))
 
 
 def open_stream(uri: str) -> pa.NativeFile:
     """A file read from start to end, decompressed by its extension."""
-    system, path = storage.arrow_filesystem(uri)
-    return cast(pa.NativeFile, system.open_input_stream(path))
+    with storage.storage_errors(uri):
+        system, path = storage.arrow_filesystem(uri)
+        return cast(pa.NativeFile, system.open_input_stream(path))
 
 
 def unreadable(uri: str, error: Exception, remedy: str) -> ConfigError:

@@ -1,3 +1,5 @@
+# pyarrow comes without types:
+# pyright: basic, reportAttributeAccessIssue=false
 """A raw log: fragments of rows that workers read one by one, in bounded memory.
 
 Every row read carries two columns more than the log has:
@@ -5,7 +7,8 @@ Every row read carries two columns more than the log has:
     __row_id  int64   file_index << 40 | position of the row in its file (from 0); stable and unique
     __bad     string  null, or why the row could not be read as described
 
-A bad row is kept, with null where a value could not be read: whoever reads decides what to do with it.
+A bad row is kept, with null where a value could not be read: whoever reads decides what to do with
+it.
 """
 
 from abc import ABC, abstractmethod

@@ -21,7 +21,7 @@ class Preset:
     optional_tables: dict[str, SideTable] = field(default_factory=dict[str, SideTable])
     """Side tables joined on request only (`source: {type: named, name: …, tables: [NAME]}`)."""
     types: dict[str, ColumnType] = field(default_factory=dict[str, ColumnType])
-    text: TextFormat = TextFormat()
+    text: TextFormat = field(default_factory=TextFormat)
     download: str = ""
     """Name in `rayrun.data.download`, empty where the publisher does not allow or offer it."""
     get: str = ""
@@ -60,7 +60,8 @@ class Preset:
             if wanted not in self.optional_tables:
                 known = ", ".join(self.optional_tables) or "none"
                 raise ConfigError(
-                    f"data.source.tables: {name} has no optional side table {wanted!r}; known: {known}"
+                    f"data.source.tables: {name} has no optional side table {wanted!r}; known: "
+                    f"{known}"
                 )
             joined.append(self.optional_tables[wanted])
         return FileSource(

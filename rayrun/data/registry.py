@@ -1,4 +1,5 @@
-"""Registered sets: presets of the description that any log can be given. One small file per publisher.
+"""Registered sets: presets of the description that any log can be given. One small file per
+publisher.
 
 To add one: write a `Preset` in its file and list it here.
 """

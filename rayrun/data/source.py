@@ -8,7 +8,7 @@ A registered set is a preset of the same description that `path` takes; see `ray
 """
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Discriminator, Tag, field_validator
 
@@ -34,7 +34,9 @@ class NamedSource(Config):
     type: Literal["named"] = "named"
     name: str
     files: tuple[str, ...] = ()
-    """Other files than the preset reads (glob patterns), for instance the random logs of KuaiRand."""
+    """Other files than the preset reads (glob patterns), for instance the random logs of
+    KuaiRand.
+    """
     tables: tuple[str, ...] = ()
     """Optional side tables of the preset to join, by name."""
     columns: Columns | None = None
@@ -51,7 +53,8 @@ def _kind(value: Any) -> str:
     if isinstance(value, str):
         return "name"
     if isinstance(value, dict):
-        kind = value.get("type", "path" if "path" in value else None)
+        given = cast("dict[str, Any]", value)
+        kind = given.get("type", "path" if "path" in given else None)
     else:
         kind = getattr(value, "type", None)
     return str(kind)
@@ -94,7 +97,8 @@ def open_source(source: Source) -> RawLog:
     place = os.environ.get("INFNET_DATA", "")
     if not place:
         raise ConfigError(
-            f"data.source {source.name!r} is read from $INFNET_DATA/{source.name}/, but INFNET_DATA "
+            f"data.source {source.name!r} is read from $INFNET_DATA/{source.name}/, but "
+            f"INFNET_DATA "
             f"is not set. Ways to get data:\n  {preset.how_to_get(source.name)}\n"
             f"  · files you already have: data.source: {{path: DIR, …}}, see docs/your-data.md\n"
             f"  · no files at all: data.source: {{type: simulate}}"

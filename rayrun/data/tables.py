@@ -1,3 +1,5 @@
+# pyarrow comes without types:
+# pyright: basic, reportAttributeAccessIssue=false
 """Side tables (users, items): held in memory, joined to each table of the log by key."""
 
 from collections.abc import Sequence
@@ -31,7 +33,8 @@ class Lookup:
             order = np.argsort(numbers, kind="stable")
             self.sorted = numbers[order]
             self.order = order
-            twice = self.sorted[1:][self.sorted[1:] == self.sorted[:-1]]
+            ordered = numbers[order]
+            twice = ordered[1:][ordered[1:] == ordered[:-1]]
             double = int(twice[0]) if len(twice) else None
         else:
             double = None
@@ -42,7 +45,8 @@ class Lookup:
                 self.positions[value] = at
         if double is not None:
             raise ConfigError(
-                f"{where}: the key {key} = {double!r} stands twice, a side table needs one row per key; "
+                f"{where}: the key {key} = {double!r} stands twice, a side table needs one row "
+                f"per key; "
                 f"drop the doubles or join by another key"
             )
 

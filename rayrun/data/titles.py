@@ -41,7 +41,7 @@ def titles(topic: Any, style: Any, first: int, end: int) -> tuple[list[str], lis
     english: list[str] = []
     chinese: list[str] = []
     for item in range(first, end):
-        thing, style_of = TOPICS[topic[item]], STYLES[style[item]]
+        thing, style_of = TOPICS[int(topic[item])], STYLES[int(style[item])]
         text = style_of[0].format(thing[0])
         english.append(f"{text[0].upper()}{text[1:]}, part {number[item]}")
         chinese.append(f"{style_of[1].format(thing[1])} 第{number[item]}集")

@@ -1,18 +1,26 @@
-"""The simulated world: who watches, what there is to watch, and the true probability of every signal.
+# pyarrow comes without types:
+# pyright: basic, reportAttributeAccessIssue=false
+"""The simulated world: who watches, what there is to watch, and the true probability of every
+signal.
 
-All that lasts (a user's taste, a video's topic) is a hash of the seed and its id, so no worker keeps state;
-all that happens once (who, when, the coin flips) comes from a counter-based generator keyed by the seed and
+All that lasts (a user's taste, a video's topic) is a hash of the seed and its id, so no worker
+keeps state;
+all that happens once (who, when, the coin flips) comes from a counter-based generator keyed by the
+seed and
 counted by the chunk (Philox, Salmon et al. 2011). A chunk is therefore the same whoever makes it.
 
-True logits of one impression of video i (topic k, style s, duration d) to user u at time t in tab c; the
+True logits of one impression of video i (topic k, style s, duration d) to user u at time t in tab
+c; the
 conditional ones given a click; the weight of each term stands in `_logits`:
 
-    click      = a_u + b_i + A[age, k] + ⟨taste_u, topic_k⟩ + J(z_u(t) = k) + H[hour, k] + C[c, s]
+    click     = a_u + b_i + A[age, k] + ⟨taste_u, topic_k⟩ + J(z_u(t)=k) + H[hour, k] + C[c, s]
     long_view  = a'_u + b'_i + B[active, bucket(d)] − d̃ + ⟨taste_u, topic_k⟩ + S[age, s]
     like       = a″_u + b″_i + R[region, s] + ⟨taste_u, topic_k⟩ + J(z_u(t) = k)
 
-z_u(t) is the topic that the user is after now. It changes every `drift_days` (at a moment of the user's
-own) to the topic's usual successor or, less often, to any: past videos tell it, user and video means do not.
+z_u(t) is the topic that the user is after now. It changes every `drift_days` (at a moment of the
+user's
+own) to the topic's usual successor or, less often, to any: past videos tell it, user and video
+means do not.
 Written probabilities: p_click, p_long_view = P(click)·P(long_view | click), p_like likewise.
 """
 
@@ -266,7 +274,7 @@ class World:
         return pa.table(arrays, schema=SCHEMA)
 
     def _users(self, draw: Floats) -> Ints:
-        """Heavy-tailed activity: the x-th of n users acts with density ∝ x^−⅜, ids in no order of activity."""
+        """Heavy-tailed activity: density ∝ x^−⅜ over the users, ids in no order of activity."""
         n = self.source.users
         skew = self.source.skew
         rest = np.clip((draw - skew) / max(1.0 - skew, 1e-12), 0.0, 1.0 - 1e-12)
@@ -286,7 +294,9 @@ class World:
         return np.clip(time, START_MS + 1, START_MS + DAYS * DAY_MS - 1)
 
     def _items(self, which: Floats, place: Floats, wanted: Ints, is_random: Any) -> Ints:
-        """Nearly half of the impressions are of the wanted topic, the others by popularity alone."""
+        """Nearly half of the impressions are of the wanted topic, the others by popularity
+        alone.
+        """
         start, end = self.topic_start[wanted], self.topic_start[wanted + 1]
         below = np.where(start > 0, self.within_topic[start - 1], 0.0)
         target = below + place * (self.within_topic[end - 1] - below)
@@ -309,7 +319,9 @@ class World:
     def _logits(
         self, user: Ints, item: Ints, tab: Ints, hour: Ints, wanted: Ints
     ) -> tuple[tuple[Floats, Floats, Floats], Floats]:
-        """Logits of click, long_view given click, like given click; mean seconds beyond 18 of a long view."""
+        """Logits of click, long_view given click, like given click; mean seconds beyond 18 of a
+        long view.
+        """
         effect = self.effects
         age, topic, style = self._age(user), self.topic[item], self.style[item]
         length = self.length[item]

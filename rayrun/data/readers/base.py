@@ -1,3 +1,5 @@
+# pyarrow comes without types:
+# pyright: basic, reportAttributeAccessIssue=false
 """What a reader of a file format offers, and the two columns it adds to every row."""
 
 from collections.abc import Iterator, Sequence

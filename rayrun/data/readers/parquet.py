@@ -1,4 +1,8 @@
-"""Parquet, by row groups; pages are streamed, so a large row group costs no more memory than a small one."""
+# pyarrow comes without types:
+# pyright: basic, reportAttributeAccessIssue=false
+"""Parquet, by row groups; pages are streamed, so a large row group costs no more memory than a
+small one.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -24,11 +28,13 @@ class ParquetReader:
         self.source = source
 
     def schema(self, file: File) -> pa.Schema:
+        """Types of the file in their simple form."""
         with self._open(file.uri) as parquet:
             schema = parquet.schema_arrow
         return pa.schema([pa.field(f.name, plain(f.type)) for f in schema])
 
     def fragments(self, file_index: int, file: File) -> list[Fragment]:
+        """Row groups, neighbours joined up to 1,048,576 rows."""
         result: list[Fragment] = []
         groups: list[int] = []
         first = rows = size = 0
@@ -49,6 +55,7 @@ class ParquetReader:
     def read(
         self, fragment: Fragment, schema: pa.Schema, names: Sequence[str]
     ) -> Iterator[pa.Table]:
+        """Batches of at most 65,536 rows."""
         row = fragment.first_row
         with self._open(fragment.file) as parquet:
             batches = parquet.iter_batches(

@@ -1,6 +1,9 @@
+# pyarrow comes without types:
+# pyright: basic, reportAttributeAccessIssue=false
 """Delimited text, streamed: CSV and its relatives, plain or compressed, in any encoding.
 
-Arrow splits the lines; every value is read as bytes first and typed by us, so that one odd value makes one
+Arrow splits the lines; every value is read as bytes first and typed by us, so that one odd value
+makes one
 bad row and not a failed run. A row with too few or too many values is kept in its place, all null.
 """
 
@@ -36,6 +39,7 @@ class TextReader:
         self.types = source.types
 
     def schema(self, file: File) -> pa.Schema:
+        """Types as described, else guessed from the first 20,000 rows."""
         first = next(iter(self._blocks(file.uri, names=None)), None)
         if first is None:
             raise ConfigError(f"{file.uri} is empty: a header line and at least one row are needed")
@@ -50,11 +54,13 @@ class TextReader:
         return pa.schema(fields)
 
     def fragments(self, file_index: int, file: File) -> list[Fragment]:
+        """The whole file: delimited text cannot be entered in the middle."""
         return [Fragment(file.uri, file_index, 0, None, file.bytes)]
 
     def read(
         self, fragment: Fragment, schema: pa.Schema, names: Sequence[str]
     ) -> Iterator[pa.Table]:
+        """Batches of at most 65,536 rows, bad values null with a reason."""
         row = fragment.first_row
         missing = frozenset(self.text.missing)
         for block, reasons in self._blocks(fragment.file, names=names):
@@ -187,8 +193,10 @@ class TextReader:
     def _damaged(self, uri: str, error: Exception, position: int) -> ConfigError:
         if "straddl" in str(error) or "out of sync" in str(error):
             return ConfigError(
-                f"{uri}: after data row {position} a row is longer than {BLOCK_BYTES >> 20} MiB or a "
-                f"quote is not closed; mend the file, or set text.quote to '' if quotes mean nothing"
+                f"{uri}: after data row {position} a row is longer than {BLOCK_BYTES >> 20} MiB "
+                f"or a "
+                f"quote is not closed; mend the file, or set text.quote to '' if quotes mean "
+                f"nothing"
             )
         return listing.unreadable(
             uri,

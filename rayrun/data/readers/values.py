@@ -1,3 +1,5 @@
+# pyarrow comes without types:
+# pyright: basic, reportAttributeAccessIssue=false
 """Text into typed values, a column at a time; what does not parse becomes null with a reason."""
 
 import math
@@ -19,7 +21,9 @@ class Unreadable(ValueError):
 def parse(
     text: pa.Array, type_: str, *, missing: frozenset[str], separator: str
 ) -> tuple[pa.Array, dict[int, str]]:
-    """A column of text as `type_` (a `ColumnType`), and the positions that could not be read with their text."""
+    """A column of text as `type_` (a `ColumnType`), and the positions that could not be read with
+    their text.
+    """
     if type_ == "text":
         return pc.if_else(pc.equal(text, ""), None, text), {}
     trimmed = pc.utf8_trim_whitespace(text)
@@ -134,7 +138,8 @@ def _list(value: Any, type_: str, separator: str) -> list[Any]:
 def guess(values: pa.Array, missing: frozenset[str]) -> str:
     """The type of a column by a sample of its text: `int`, `float`, `bool` or `text`.
 
-    A column is of numbers when at least 99 % of its values are; the rest are then bad values and not a
+    A column is of numbers when at least 99 % of its values are; the rest are then bad values and
+    not a
     reason to read the column as text. A leading zero (007) makes it text.
     """
     known = [
