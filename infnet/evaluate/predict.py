@@ -2,16 +2,13 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.data
 
 from infnet.config import InfnetConfig
 from infnet.data import blocks
-from infnet.evaluate.raw import RawReader
 from infnet.evaluate.run import checkpoint_of, raw_reader
 from infnet.evaluate.scoring import predicted
 from infnet.evaluate.writing import PredictionWriter, Quarantine
@@ -51,12 +48,6 @@ def predict(config: InfnetConfig, out: str, data: str) -> Result:
     with storage.claim(out), storage.output(out) as staging:
         run = checkpoint_of(config)
         reader = raw_reader(config, run, data, labels=False)
-        roles = reader.encoder.features.roles
-        there = set(reader.log.schema.names)
-        keys = tuple(
-            name for name in (roles.user, roles.item) if name is not None and name in there
-        )
-        reader = RawReader(reader.log, reader.encoder, labels=False, keys=keys)
         load(run)  # a damaged checkpoint is one readable error here, before any actor starts
         writer, quarantine = PredictionWriter(staging), Quarantine(staging)
         fragments = reader.log.fragments()
@@ -68,14 +59,13 @@ def predict(config: InfnetConfig, out: str, data: str) -> Result:
             blocks.ray_data(BLOCK_BYTES),
             progress(total, "scoring", unit="rows") as bar,
         ):
-            for table in _scored(config, reader, run, len(fragments)):
-                bad = pc.is_valid(table[BAD])
-                good = table.filter(pc.invert(bad)).drop_columns([BAD])
+            for table in _scored(config, run, data, len(fragments)):
+                good = table.filter(table[BAD].is_null()).drop_columns([BAD])
                 if good.num_rows:
                     writer.write_table(good)
                 if good.num_rows < table.num_rows:
-                    kept = ["row_id", *keys, BAD]
-                    quarantine.write(table.filter(bad).select(kept))
+                    kept = ["row_id", *reader.keys, BAD]
+                    quarantine.write(table.filter(table[BAD].is_valid()).select(kept))
                 rows += good.num_rows
                 bar.advance(table.num_rows)
         writer.close()
@@ -91,15 +81,13 @@ def predict(config: InfnetConfig, out: str, data: str) -> Result:
     return result
 
 
-def _scored(
-    config: InfnetConfig, reader: RawReader, run: str, num_fragments: int
-) -> Iterator[pa.Table]:
+def _scored(config: InfnetConfig, run: str, data: str, num_fragments: int) -> Iterator[pa.Table]:
     compute = config.compute
     workers = min(compute.workers, num_fragments)
     items = ray.data.from_arrow([pa.table({FRAGMENT: [index]}) for index in range(num_fragments)])
     scored = items.map_batches(
         Scorer,
-        fn_constructor_args=(ray.put(reader), run, config.evaluate.batch_size),
+        fn_constructor_args=(config, run, data),
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=workers),
@@ -112,13 +100,13 @@ def _scored(
 class Scorer:
     """An actor of Ray Data: fragments in, scored rows out. Loads the checkpoint once."""
 
-    def __init__(self, reader: Any, run: str, batch_size: int) -> None:
-        """`reader` is the reference of a `RawReader`."""
-        self.reader: RawReader = ray.get(reader) if isinstance(reader, ray.ObjectRef) else reader
+    def __init__(self, config: InfnetConfig, run: str, data: str) -> None:
+        """Loads encoder and checkpoint of `run` for the file `data`."""
+        self.reader = raw_reader(config, run, data, labels=False)
         self.model, self.schema, _ = load(run)
         self.device = "cuda" if ray.get_gpu_ids() else "cpu"
         self.model.to(self.device)
-        self.batch_size = batch_size
+        self.batch_size = config.evaluate.batch_size
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Tables of `row_id`, the keys, `p.<task>` and `__bad` (null for a scored row)."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from infnet.features.encoder import Encoder
 from rayrun import storage
@@ -84,9 +83,8 @@ class RawReader:
         for rows in self.log.read(fragment, self.columns()):
             reason = features.check(rows, labels=self.labels)
             rows = rows.set_column(rows.column_names.index(BAD), BAD, reason)
-            usable = pc.is_null(rows[BAD])
-            good = rows.filter(usable)
-            yield self._encoded(good), rows.filter(pc.invert(usable))
+            good = rows.filter(rows[BAD].is_null())
+            yield self._encoded(good), rows.filter(rows[BAD].is_valid())
 
     def _encoded(self, rows: pa.Table) -> pa.Table:
         encoded = self.encoder.encode(self.encoder.derive(rows), labels=self.labels)

@@ -65,15 +65,15 @@ def write_report(
         subtitle=f"{what}: {first.rows:,} rows of {first.users:,} users",
     )
     page.text(
-        f"Brackets are 95 % intervals of a user bootstrap ({config.evaluate.bootstrap} replicates): "
-        "how far a value would move with other users. All models are measured on the same rows. "
+        f"Brackets are 95 % intervals of a user bootstrap ({config.evaluate.bootstrap} replicates)"
+        ": how far a value would move with other users. All models are measured on the same rows. "
         "Rows whose label was not observed do not count."
     )
     if not first.exact:
         page.text(
             "There are more rows than are kept in memory: AUC and Gini come from a histogram of "
-            "the scores. The largest error this can make stands in `details.models.*.error_bounds` of "
-            "`result.json`; all other metrics are exact."
+            "the scores. The largest error this can make stands in `details.models.*.error_bounds` "
+            "of `result.json`; all other metrics are exact."
         )
     for task in schema.tasks:
         _task(page, task, measured, compared, best)

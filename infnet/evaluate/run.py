@@ -168,17 +168,17 @@ def _job(
     return Job(models, reader, size, gpu), total
 
 
-def raw_reader(
-    config: InfnetConfig, run: str, data: str, *, labels: bool, keys: tuple[str, ...] = ()
-) -> RawReader:
-    """A reader of raw rows with the encoder of a run.
+def raw_reader(config: InfnetConfig, run: str, data: str, *, labels: bool) -> RawReader:
+    """A reader of raw rows with the encoder of a run; it keeps the user and item columns.
 
     Raises:
         ConfigError: no such file, a missing column, or a damaged encoder.
     """
     with TemporaryDirectory(prefix="encoder-") as folder:
         encoder = Encoder.read(storage.fetch(storage.join(run, "encoder"), Path(folder)))
-    log = open_file(data, config.data.source, encoder.features.roles)
+    roles = encoder.features.roles
+    log = open_file(data, config.data.source, roles)
+    keys = tuple(n for n in (roles.user, roles.item) if n and n in log.schema.names)
     reader = RawReader(log, encoder, labels, keys)
     reader.check()
     return reader
@@ -229,8 +229,7 @@ def _workers(config: InfnetConfig, job: Job, bar: Bar) -> Iterator[Scored]:
         }
         remote: Any = ray.remote(score).options(**options)
         sent = ray.put(job)
-        streams = [remote.remote(sent, rank, workers) for rank in range(workers)]
-        waiting = dict.fromkeys(streams)
+        waiting: dict[Any, int] = {remote.remote(sent, r, workers): r for r in range(workers)}
         while waiting:
             ready, _ = ray.wait(list(waiting), num_returns=1, fetch_local=False)
             for stream in ready:
