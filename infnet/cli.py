@@ -1,7 +1,7 @@
 """The `infnet` command: from a raw log to a trained and measured multitask model.
 
-Every verb is a documented Python function on the same configuration object; a notebook calls it as the
-shell does: `infnet.train.run.train(config, out)`.
+Every verb is a documented Python function on the same configuration object; a notebook calls it as
+the shell does: `infnet.train.run.train(config, out)`.
 """
 
 import sys
@@ -12,14 +12,19 @@ from rayrun.cli import main as run_verb
 
 CONFIG = "infnet.config:InfnetConfig"
 
+SPLIT = Flag(
+    name="split",
+    help="part of the prepared data (default test)",
+    default="test",
+    choices=("valid", "test"),
+)
+
 VERBS = (
     Verb(
         name="init",
         help="read a CSV or Parquet log and write a commented configuration to start from",
         run="infnet.data.init:init_verb",
-        flags=(
-            Flag(name="file", help="the log: a CSV or Parquet file", positional=True, required=True),
-        ),
+        flags=(Flag(name="file", help="the log, CSV or Parquet", positional=True, required=True),),
     ),
     Verb(
         name="prepare",
@@ -41,12 +46,7 @@ VERBS = (
         run="infnet.evaluate.run:evaluate",
         config=CONFIG,
         flags=(
-            Flag(
-                name="split",
-                help="part of the prepared data (default test)",
-                default="test",
-                choices=("valid", "test"),
-            ),
+            SPLIT,
             Flag(name="data", help="raw rows in the source's own columns, instead of a split"),
         ),
     ),
@@ -63,6 +63,7 @@ VERBS = (
         run="infnet.seeds:compare",
         config=CONFIG,
         plan="infnet.plan:plan_train",
+        flags=(SPLIT,),
     ),
 )
 

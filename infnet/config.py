@@ -169,6 +169,21 @@ class Evaluate(Config):
     seed: int = 0
 
 
+class Compare(Config):
+    """What `infnet compare` repeats."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Training seeds; every model and rival is trained with each."""
+    metrics: tuple[str, ...] = ("auc", "gauc_impressions", "logloss")
+    """Metrics of the table; `result.json` has all of them."""
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "Compare":
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be at least one, each once, found {list(self.seeds)}")
+        return self
+
+
 class Inputs(Config):
     """Where a verb finds what an earlier verb made. Never part of the digest."""
 
@@ -192,6 +207,7 @@ class InfnetConfig(Config):
     """Baselines trained and evaluated beside the model, on the same rows."""
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    compare: Compare = Compare()
     sinks: Annotated[tuple[Sink, ...], Place] = ()
     """Where metric records go besides `metrics.jsonl`."""
     inputs: Inputs = Inputs()

@@ -1,4 +1,4 @@
-"""Plans: what `--dry-run` prints. Inputs are opened, the model is built on `meta`, nothing is written."""
+"""Plans: what `--dry-run` prints. Inputs are opened, models built on `meta`, nothing is written."""
 
 import torch
 
@@ -22,27 +22,24 @@ def plan_prepare(config: InfnetConfig, out: str) -> str:
     demands = features.demands()
     fragments = log.fragments()
     roles = ", ".join(f"{role}={column}" for role, column in log.columns.names().items())
-    reads = {
-        *(n for n, f in config.features.items() if f.columns(n)),
-    }
     return "\n".join(
         [
             f"# {config.digest()}",
             config.to_yaml(),
             f"log: {len(fragments)} fragments, {len(log.schema)} columns; roles: {roles or 'none'}",
             f"split: {config.data.split.type}; statistics: {config.data.statistics}",
-            f"features: {len(config.features)} ({len(reads)} read columns), vocabularies: {len(demands.vocabularies)}, "
-            f"histories: {len(demands.histories)}, statistics: {len(demands.statistics)}",
+            f"features: {len(config.features)}; to fit: {len(demands.vocabularies)} vocabularies, "
+            f"{len(demands.histories)} histories, {len(demands.statistics)} statistics",
             f"tasks: {', '.join(f'{n} ({t.type})' for n, t in config.tasks.items())}",
         ]
     )
 
 
-def plan_train(config: InfnetConfig, out: str) -> str:
+def plan_train(config: InfnetConfig, out: str, split: str = "test") -> str:
     """The batch arithmetic, and the size of every model where the data is prepared already.
 
     Raises:
-        ConfigError: the batch does not divide, the data is not there, a model does not fit the schema.
+        ConfigError: the batch does not divide, no data, or a model does not fit the schema.
     """
     arithmetic = batch_arithmetic(
         batch_size=config.train.batch_size,
