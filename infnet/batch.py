@@ -1,6 +1,7 @@
 """Batch: the one struct from data to model.
 
-Shapes: B rows, M categorical fields, K dense columns, n events of a sequence, f ids per event, T tasks.
+Shapes: B rows, M categorical fields, K dense columns, n events of a sequence, f ids per event,
+T tasks.
 """
 
 from dataclasses import dataclass, fields

@@ -2,7 +2,7 @@
 
 The schema is the contract between data and model. It is pure data (JSON beside the shards): the
 widths of embedding tables, the order of the categorical fields, the dense blocks, the behaviour
-sequences, the tasks. It holds no vocabulary; those belong to the encoder (`infnet.features.encoder`).
+sequences, the tasks. It holds no vocabulary; those are the encoder's (`infnet.features.encoder`).
 
 Ids: 0 is padding (sequences only), 1 a value never seen in training, 2… known values. A missing
 categorical value (null) is a value like any other.
@@ -30,7 +30,7 @@ class TableSpec(Config):
     dim: int
     """Width of one embedding, 8 to 128."""
     cold_start: str = "unknown"
-    """Row of an unseen id: `unknown` is trained on rare ids; `mean` is the mean of the known rows."""
+    """Row of an unseen id: `unknown`, trained on rare ids; `mean`, that of the known rows."""
 
 
 class FieldSlot(Config):
@@ -52,7 +52,7 @@ class DenseSlot(Config):
 
 
 class SequenceSlot(Config):
-    """One behaviour type: up to `max_length` past events, oldest first, each a few ids and an age."""
+    """One behaviour type: at most `max_length` past events, oldest first, each ids and an age."""
 
     name: str
     max_length: int
