@@ -8,7 +8,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from infnet.features.base import Demands, Feature, Fitted, Slots, VocabularyDemand
-from infnet.features.columns import check_value, column
+from infnet.features.columns import as_numpy, check_value, column, plain
 from infnet.features.hashing import hash_values
 from infnet.features.scaled import check_dim
 from infnet.schema import FIRST_KNOWN, FieldSlot, TableSpec
@@ -110,12 +110,14 @@ class CategoricalFeature(Feature):
         return TableSpec(rows=rows, dim=self.dim, cold_start=self.cold_start)
 
     def ids(self, name: str, values: pa.Array, fitted: Fitted) -> np.ndarray:
-        """int32 ids of raw values."""
+        """int32 ids of raw values, each distinct value looked up once."""
+        distinct = plain(values).dictionary_encode("encode")
         if isinstance(self.encoding, HashIds):
-            return (hash_values(values) % np.uint64(self.encoding.buckets)).astype(
-                np.int32
-            ) + np.int32(FIRST_KNOWN)
-        return fitted.vocabularies[self.table_name(name)].ids(values)
+            bucket = hash_values(distinct.dictionary) % np.uint64(self.encoding.buckets)
+            known = bucket.astype(np.int32) + np.int32(FIRST_KNOWN)
+        else:
+            known = fitted.vocabularies[self.table_name(name)].ids(distinct.dictionary)
+        return known[as_numpy(distinct.indices)]
 
     def slots(self, name: str, fitted: Fitted) -> Slots:
         """One field."""

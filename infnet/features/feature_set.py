@@ -13,6 +13,7 @@ How `prepare` uses it, block by block of the log:
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -72,6 +73,13 @@ class FeatureSet:
 
     def columns(self, *, labels: bool) -> tuple[str, ...]:
         """Raw columns needed by `encode`; with `labels` also by labels, weights and fitting."""
+        return self._columns[labels]
+
+    @cached_property
+    def _columns(self) -> dict[bool, tuple[str, ...]]:
+        return {labels: self._find_columns(labels) for labels in (False, True)}
+
+    def _find_columns(self, labels: bool) -> tuple[str, ...]:
         needed: dict[str, None] = {}
         roles = self.roles
         named = [roles.user, roles.time.column if roles.time else None]
@@ -95,6 +103,10 @@ class FeatureSet:
 
     def demands(self) -> Demands:
         """What must be computed over the training rows, of all features."""
+        return self._demands
+
+    @cached_property
+    def _demands(self) -> Demands:
         merged: dict[str, dict] = {"vocabularies": {}, "histories": {}, "statistics": {}}
         for name, feature in self.features.items():
             demanded = feature.demands(name, self.features)
