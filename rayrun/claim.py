@@ -43,7 +43,7 @@ def claim(uri: str | os.PathLike[str], *, lease_s: float = LEASE_S) -> Generator
         StorageError: the place cannot be written.
     """
     path = local_path(uri)
-    name = str(path.absolute()) if path is not None else os.fspath(uri).rstrip("/")
+    name = str(path.resolve()) if path is not None else os.fspath(uri).rstrip("/")
     if name in _held.get():
         yield
         return
@@ -80,7 +80,8 @@ def _taken(uri: str, holder: bytes) -> ConfigError:
 
 @contextmanager
 def _local(path: Path) -> Generator[None]:
-    lock = path.absolute().parent / f".{path.absolute().name}.lock"
+    path = path.resolve()
+    lock = path.parent / f".{path.name}.lock"
     with storage_errors(path):
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _lock(path, lock)

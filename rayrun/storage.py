@@ -13,7 +13,6 @@ import importlib
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +28,15 @@ from rayrun.object_store import (
     local_path,
     remote,
     storage_errors,
+)
+from rayrun.replacing import (
+    INCOMPLETE,
+    MANIFEST,
+    check_room,
+    refuse_strangers,
+    replacing,
+    sibling,
+    take_place,
 )
 
 __all__ = [
@@ -58,8 +66,6 @@ __all__ = [
 ]
 
 Uri = str | os.PathLike[str]
-MANIFEST = "manifest.json"
-RESULT = "result.json"
 
 
 def is_local(uri: Uri) -> bool:
@@ -143,7 +149,7 @@ def write_bytes(uri: Uri, data: bytes) -> None:
     with storage_errors(uri, needed=len(data)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _replacing(path) as temporary:
+            with replacing(path) as temporary:
                 temporary.write_bytes(data)
             return
         filesystem, key = remote(uri)
@@ -169,7 +175,7 @@ def open(uri: Uri, mode: str = "rb") -> Generator[IO[Any]]:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with (
-                    _replacing(path) as temporary,
+                    replacing(path) as temporary,
                     builtins.open(temporary, mode, encoding=encoding) as f,
                 ):
                     yield f
@@ -209,8 +215,8 @@ def fetch(uri: Uri, into: Path) -> Path:
         if not files:
             raise FileNotFoundError(key)
     into.mkdir(parents=True, exist_ok=True)
-    _check_room(into, sum(files.values()))
-    with storage_errors(into, needed=sum(files.values())), _replacing(target) as temporary:
+    check_room(into, sum(files.values()))
+    with storage_errors(into, needed=sum(files.values())), replacing(target) as temporary:
         for name in sorted(files):
             here = temporary if name == key else temporary / name.removeprefix(key + "/")
             here.parent.mkdir(parents=True, exist_ok=True)
@@ -223,20 +229,21 @@ def put(local_dir: Path, uri: Uri) -> None:
     """Make `uri` a copy of a local directory, replacing what was there.
 
     A local `uri` appears by one rename. On an object store the old manifest goes first and the new
-    one comes last, so that a directory with a manifest is whole; objects of before are removed.
+    one comes last, so that a directory with a manifest is whole; objects of before are removed. In
+    between an object `.incomplete` stands there.
 
     Raises:
         StorageError: full, unreachable or refused, or what stands there is no earlier output.
     """
     files = names(local_dir)
     path = local_path(uri)
+    refuse_strangers(uri)
     if path is not None:
-        _refuse_strangers(uri)
         needed = sum((local_dir / name).stat().st_size for name in files)
-        _check_room(path, needed)
+        check_room(path, needed)
         with storage_errors(uri, needed=needed):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _replacing(path) as temporary:
+            with replacing(path) as temporary:
                 shutil.copytree(local_dir, temporary)
         return
     _upload(local_dir, files, uri)
@@ -309,12 +316,12 @@ def output(uri: Uri) -> Generator[Path]:
         StorageError: the disk is full (how much was written and how much is free), the place cannot
             be written, or a directory that is no earlier output stands there.
     """
-    _refuse_strangers(uri)
+    refuse_strangers(uri)
     path = local_path(uri)
     with storage_errors(uri):
         if path is not None:
-            path.absolute().parent.mkdir(parents=True, exist_ok=True)
-            staging = _sibling(path, "staging")
+            path.resolve().parent.mkdir(parents=True, exist_ok=True)
+            staging = sibling(path, "staging")
             staging.mkdir()
         else:
             staging = Path(tempfile.mkdtemp(prefix="rayrun-staging-"))
@@ -323,7 +330,7 @@ def output(uri: Uri) -> Generator[Path]:
             yield staging
             if path is not None:
                 with storage_errors(uri):
-                    _take_place(staging, path)
+                    take_place(staging, path)
             else:
                 _upload(staging, names(staging), uri)
         except BaseException as error:
@@ -346,80 +353,20 @@ def _size(directory: Path) -> int:
     return sum(p.lstat().st_size for p in directory.rglob("*") if p.is_file())
 
 
-def _check_room(path: Path, needed: int) -> None:
-    free = free_bytes(path)
-    if needed > free:
-        raise StorageError(
-            f"{path}: the disk is full: {human(needed)} are needed, {human(free)} are free; "
-            "free some space or choose another --out"
-        )
-
-
-def _refuse_strangers(uri: Uri) -> None:
-    # `--out .` or `--out ~` must not replace somebody's directory.
-    path = local_path(uri)
-    if path is None or not path.exists():
-        return
-    if not path.is_dir():
-        raise StorageError(f"{path}: an output is a directory, a file stands there; choose another")
-    found = [p.name for p in path.iterdir()]
-    if found and MANIFEST not in found and RESULT not in found:
-        raise StorageError(
-            f"{path} holds {len(found)} entries (such as {min(found)!r}) and is no earlier output "
-            f"(no {MANIFEST}); choose another --out or empty it"
-        )
-
-
-def _sibling(path: Path, word: str) -> Path:
-    path = path.absolute()
-    return path.parent / f".{path.name}.{word}-{uuid.uuid4().hex[:12]}"
-
-
-@contextmanager
-def _replacing(path: Path) -> Generator[Path]:
-    """A sibling path (not made) that takes the place of `path`, file or directory, at the end."""
-    temporary = _sibling(path, "part")
-    try:
-        yield temporary
-        _take_place(temporary, path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                temporary.unlink()
-
-
-def _take_place(temporary: Path, path: Path) -> None:
-    if not path.is_dir():
-        temporary.replace(path)
-        return
-    # A directory with content cannot be renamed over; the old one steps aside first.
-    old = _sibling(path, "old")
-    path.rename(old)
-    try:
-        temporary.rename(path)
-    except BaseException:
-        old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _upload(local_dir: Path, files: Iterable[str], uri: Uri) -> None:
     filesystem, key = remote(uri)
     ordered = sorted(files, key=lambda name: (name == MANIFEST, name))
     with storage_errors(uri):
-        before = {str(name) for name in filesystem.find(key)} - {key}
+        before = {str(name) for name in filesystem.find(key)}
+        filesystem.pipe_file(f"{key}/{INCOMPLETE}", b"")
         if f"{key}/{MANIFEST}" in before:
             filesystem.rm_file(f"{key}/{MANIFEST}")
-        for name in ordered:
-            if name == MANIFEST:
-                _remove(filesystem, before - {f"{key}/{n}" for n in ordered})
+        kept = {f"{key}/{name}" for name in (*ordered, MANIFEST, INCOMPLETE)}
+        leftovers = sorted(before - kept - {key})
+        for name in (name for name in ordered if name != MANIFEST):
             filesystem.put_file(str(local_dir / name), f"{key}/{name}")
-        if MANIFEST not in ordered:
-            _remove(filesystem, before - {f"{key}/{n}" for n in ordered})
-
-
-def _remove(filesystem: Any, keys: set[str]) -> None:
-    if leftovers := sorted(key for key in keys if not key.endswith(f"/{MANIFEST}")):
-        filesystem.rm(leftovers)
+        if leftovers:
+            filesystem.rm(leftovers)
+        if MANIFEST in ordered:
+            filesystem.put_file(str(local_dir / MANIFEST), f"{key}/{MANIFEST}")
+        filesystem.rm_file(f"{key}/{INCOMPLETE}")

@@ -1,4 +1,5 @@
 import contextlib
+import contextvars
 import errno
 import os
 import pickle
@@ -231,6 +232,39 @@ def test_a_local_reader_of_a_replaced_output_never_sees_a_mixture(tmp_path):
     assert ("a0", "b0", "manifest.json") in seen
 
 
+def test_a_link_to_an_output_stays_a_link(tmp_path):
+    (tmp_path / "disk/out").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk/out")
+    for name in ("old", "new"):
+        with storage.claim(tmp_path / "out"), storage.output(tmp_path / "out") as staging:
+            write(staging, **{"manifest.json": "{}", name: "1"})
+            with (
+                pytest.raises(ConfigError, match="is being written by"),
+                contextlib.ExitStack() as stack,
+            ):
+                thread_claim(stack, tmp_path / "disk/out")
+    assert (tmp_path / "out").is_symlink()
+    assert storage.names(tmp_path / "disk/out") == ["manifest.json", "new"]
+    assert strays(tmp_path) == strays(tmp_path / "disk") == []
+
+
+def thread_claim(stack: contextlib.ExitStack, uri: Path) -> None:
+    """Claims as another run would: without the context of this one."""
+    contextvars.Context().run(stack.enter_context, storage.claim(uri))
+
+
+def test_the_current_directory_may_be_an_output(tmp_path, monkeypatch):
+    place = tmp_path / "here"
+    place.mkdir()
+    for _ in range(2):
+        monkeypatch.chdir(place)
+        with storage.output(".") as staging:
+            write(staging, **{"manifest.json": "{}"})
+    assert storage.names(place) == ["manifest.json"]
+    assert strays(tmp_path) == []
+    monkeypatch.chdir(tmp_path)
+
+
 def test_a_directory_that_is_no_output_is_never_replaced(tmp_path):
     write(tmp_path / "photos", holiday="1")
     for _ in range(2):
@@ -270,6 +304,47 @@ def test_the_manifest_comes_last_and_the_old_one_goes_first(bucket, tmp_path, mo
     (second / "b").chmod(0o600)
     storage.put(second, uri)
     assert order == ["a", "b", "manifest.json"]
+    assert storage.names(uri) == ["a", "b", "manifest.json"]
+
+
+def test_a_prefix_that_is_no_output_is_never_replaced(bucket, tmp_path):
+    storage.write_bytes(bucket + "/photos/holiday", b"1")
+    with pytest.raises(
+        StorageError, match=r"photos holds 1 entries \(such as 'holiday'\) and is no earlier output"
+    ):
+        storage.put(write(tmp_path / "src", a="1"), bucket + "/photos")
+    with (
+        pytest.raises(StorageError, match="is no earlier output"),
+        storage.output(bucket + "/photos"),
+    ):
+        pass
+    with (
+        pytest.raises(StorageError, match=r"an output needs a key in the bucket"),
+        storage.output(bucket),
+    ):
+        pass
+    assert storage.names(bucket) == ["photos/holiday"]
+
+
+def test_an_upload_that_was_cut_off_may_be_done_again(bucket, tmp_path, monkeypatch):
+    uri, source = (
+        bucket + "/out",
+        write(tmp_path / "src", **{"manifest.json": "1", "a": "1", "b": "1"}),
+    )
+    filesystem, _ = storage.remote(uri)
+    put_file = filesystem.put_file
+
+    def cut_off(local: str, remote: str) -> None:
+        if remote.endswith("/b"):
+            raise KeyboardInterrupt
+        put_file(local, remote)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(filesystem, "put_file", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            storage.put(source, uri)
+    assert storage.names(uri) == [".incomplete", "a"]
+    storage.put(source, uri)
     assert storage.names(uri) == ["a", "b", "manifest.json"]
 
 
