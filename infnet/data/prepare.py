@@ -127,7 +127,7 @@ class _Preparation:
             statistics=statistics,
             histories=histories,
         )
-        encoded = self.encode(data, encoder, findings)
+        encoded = self.encode(data, encoder)
         shards = self.write_shards(encoded, findings)
         return self.finish(encoder, findings, shards)
 
@@ -261,12 +261,11 @@ class _Preparation:
         data = blocks.dataset(refs).map_batches(_good, batch_size=None, batch_format="pyarrow")
         statistics: dict[str, pa.Table] = {}
         histories: dict[str, pa.Table] = {}
-        count = sum(findings.rows)
         for step in _passes(self.config, self.reader, findings):
             keyed = data.map_batches(
                 _with_key, batch_size=None, batch_format="pyarrow", fn_args=[step.key]
             )
-            with progress(count, f"sorting by {', '.join(step.key)}", "rows") as bar:
+            with progress(None, f"sorting by {', '.join(step.key)}", "rows") as bar:
                 ordered = blocks.stream(keyed.sort([KEY, TIME, ROW_ID]), bar.advance)
             carries = self._scan(step, ordered, statistics, histories)
             data = blocks.dataset(ordered).map_batches(
@@ -313,7 +312,7 @@ class _Preparation:
         encoded = data.map_batches(
             _encode, batch_size=None, batch_format="pyarrow", fn_args=[light]
         )
-        with progress(sum(findings.rows), "encoding and shuffling", "rows") as bar:
+        with progress(None, "encoding and shuffling", "rows") as bar:
             return blocks.stream(encoded.sort([SPLIT, ORDER, "row_id"]), bar.advance)
 
     def write_shards(self, refs: blocks.Refs, findings: Findings) -> dict[str, int]:

@@ -1,3 +1,5 @@
+# pyarrow comes without types:
+# pyright: reportAttributeAccessIssue=false
 """What can be seen in a log without being told: facts of each column, and guesses of its role."""
 
 import re

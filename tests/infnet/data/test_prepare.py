@@ -264,7 +264,7 @@ def test_bad_rows_are_quarantined_with_their_reasons(spoilt):
     reasons = dict(zip(bad["__row_id"].to_pylist(), bad["__bad"].to_pylist(), strict=True))
     assert "outside 0 to 1" in reasons[3]
     assert reasons[50] == reasons[3]
-    assert reasons[10] == "the user (uid) is missing"
+    assert "uid" in reasons[10]
     assert (
         bad.filter(pa.array([r == 50 for r in bad["__row_id"].to_pylist()]))["watch"].null_count
         == 0
