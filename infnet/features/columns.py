@@ -14,6 +14,9 @@ from rayrun.config import ConfigError
 pc: Any = pyarrow.compute
 """Arrow's kernels: made when Arrow is imported, so no type checker knows their names."""
 
+LARGEST = float(np.finfo(np.float32).max)
+"""Numbers leave this room as float32."""
+
 _NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 
 

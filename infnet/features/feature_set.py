@@ -21,7 +21,7 @@ import pyarrow as pa
 from infnet.features import Feature, StatisticFeature, vocabulary
 from infnet.features.base import Demands, Problem
 from infnet.features.categorical import CategoricalFeature
-from infnet.features.columns import check_number, column, missing, numbers, pc, plain
+from infnet.features.columns import LARGEST, check_number, column, missing, numbers, pc, plain
 from infnet.features.labels import label, label_columns, label_problems
 from infnet.features.scaled import ScaledNumber
 from infnet.tasks import Task
@@ -168,7 +168,7 @@ class FeatureSet:
         if labels and roles.weight:
             weight, _ = numbers(column(rows, roles.weight))
             reason = f"the weight ({roles.weight}) is missing, negative or not finite"
-            found.append(Problem(~(weight >= 0), reason))
+            found.append(Problem(~((weight >= 0) & (weight <= LARGEST)), reason))
         for name, feature in self.features.items():
             found += feature.problems(name, rows)
         reasons = np.full(rows.num_rows, None, dtype=object)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from infnet.features.base import Problem
-from infnet.features.columns import column, numbers
+from infnet.features.columns import LARGEST, column, numbers
 from infnet.tasks import BaseTask
 
 
@@ -43,7 +43,7 @@ def label_problems(rows: pa.Table, tasks: Mapping[str, BaseTask]) -> list[Proble
         for needed in label_columns(task):
             unreadable = numbers(column(rows, needed))[1]
             found.append(Problem(unreadable, f"{needed} is not a finite number"))
-        low, high = task.label_range
+        low, high = np.clip(task.label_range, -LARGEST, LARGEST)  # labels are float32 in a batch
         values = label(rows, task)
         outside = (values < low) | (values > high)
         reason = f"the label {source.column} of the task {name} is outside {low:g} to {high:g}"

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from infnet.features import summaries
 from infnet.features.base import Feature, Fitted, Problem, Slots
-from infnet.features.columns import as_numpy, check_number, column, numbers
+from infnet.features.columns import LARGEST, as_numpy, check_number, column, numbers
 from infnet.schema import FIRST_KNOWN, DenseSlot, FieldSlot, TableSpec
 from rayrun.config import Json
 
@@ -17,7 +17,6 @@ Transform = Literal["none", "log1p", "signed_log"]
 Normalise = Literal["standard", "minmax", "none"]
 
 MIN_DIM, MAX_DIM = 8, 128
-LARGEST = float(np.finfo(np.float32).max)
 
 
 def check_dim(dim: int) -> None:

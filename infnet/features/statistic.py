@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from infnet.features import summaries
 from infnet.features.base import Demands, Feature, Fitted, Problem, Slots, StatisticDemand
-from infnet.features.columns import as_numpy, check_number, check_value, column, numbers
+from infnet.features.columns import LARGEST, as_numpy, check_number, check_value, column, numbers
 from infnet.schema import DenseSlot
 from rayrun.config import ConfigError, Json
 
@@ -138,7 +138,9 @@ class StatisticFeature(Feature):
             mean = (mean - prior) / deviation if deviation > 0 else np.zeros_like(mean)
         found = {"count": np.log1p(count), "mean": mean, "logit": np.log(rate) - np.log1p(-rate)}
         return {
-            f"d.{name}.{output}": pa.array(found[output].astype(np.float32))
+            f"d.{name}.{output}": pa.array(
+                np.clip(found[output], -LARGEST, LARGEST).astype(np.float32)
+            )
             for output in self.outputs
         }
 

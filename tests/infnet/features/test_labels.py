@@ -48,6 +48,12 @@ def test_labels_outside_their_range_or_unreadable_are_bad_rows():
         "click is not a finite number": [False] * 4,
         "the label click of the task click is outside 0 to 1": [False, False, False, True],
     }
+    large = pa.table({"spend": [1e39, 1.0]})
+    reasons = {
+        p.reason: p.rows.tolist()
+        for p in label_problems(large, {"s": RegressionTask(label="spend")})
+    }
+    assert [True, False] in reasons.values()  # no float32 holds it
     unreadable = label_problems(ROWS, {"spend": RegressionTask(label="spend")})[0]
     assert unreadable.reason == "spend is not a finite number"
     assert unreadable.rows.tolist() == [False, False, True, False]

@@ -7,6 +7,7 @@ from sklearn.preprocessing import KBinsDiscretizer, MinMaxScaler, StandardScaler
 
 from infnet.features import DeltaFeature, NumericFeature, RatioFeature
 from infnet.features.base import Fitted
+from infnet.features.columns import numbers
 from infnet.features.scaled import ScaledNumber
 from rayrun.config import ConfigError
 
@@ -205,6 +206,11 @@ def test_a_negative_smoothing_is_refused(parse):
     ratio = {"type": "ratio", "numerator": "a", "denominator": "b", "smoothing": -1.0}
     with pytest.raises(ConfigError, match="smoothing must be at least 0, found -1"):
         parse({"x": ratio})
+
+
+def test_columns_that_hold_no_numbers_cannot_be_read_as_such():
+    with pytest.raises(ConfigError, match=r"a number is required, found a column of type list"):
+        numbers(pa.array([[1]]))
 
 
 def test_dates_are_no_numbers(parse):
