@@ -1,6 +1,6 @@
 """How files of a log are described in YAML: format, columns, types, side tables."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import field_validator, model_validator
 
@@ -94,7 +94,7 @@ class FileSource(Config):
     def _one_or_many(cls, files: object) -> object:
         if isinstance(files, str):
             return (files,)
-        return tuple(files) if isinstance(files, list) else files
+        return tuple(cast("list[object]", files)) if isinstance(files, list) else files
 
     @model_validator(mode="after")
     def _somewhere(self) -> "FileSource":

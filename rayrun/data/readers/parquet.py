@@ -84,6 +84,11 @@ class ParquetReader:
 
     def _open(self, uri: str) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(listing.open_random(uri), buffer_size=1 << 20, pre_buffer=False)
+            return pq.ParquetFile(
+                listing.open_random(uri),
+                buffer_size=1 << 20,
+                pre_buffer=False,
+                page_checksum_verification=True,  # where the writer left checksums
+            )
         except listing.UNREADABLE as error:
             raise listing.unreadable(uri, error, REMEDY) from None

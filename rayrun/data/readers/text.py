@@ -219,7 +219,7 @@ class _OneByteDelimiter(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         while True:
             more: bytes = self.stream.read(size if size > 0 else None)
-            data = self.held + more
+            data = (self.held + more).replace(self.delimiter, UNIT_SEPARATOR)
             self.held = b""
             if more:  # a delimiter may go on in the next piece
                 for length in range(len(self.delimiter) - 1, 0, -1):
@@ -227,7 +227,7 @@ class _OneByteDelimiter(io.RawIOBase):
                         data, self.held = data[:-length], data[-length:]
                         break
             if data or not more:
-                return data.replace(self.delimiter, UNIT_SEPARATOR)
+                return data
 
 
 def _type_name(type_: pa.DataType) -> str:
