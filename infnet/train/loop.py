@@ -43,7 +43,8 @@ def fit(worker: Worker, config: InfnetConfig, schema: Schema, place: Place) -> J
     """Train `config.model` and keep its best checkpoint; continue if the worker has a checkpoint.
 
     Returns what rank 0 knows at the end: `best_step`, `best_score`, `metrics` of the best
-    evaluation, `steps`, `rows`, `stopped_early`, `train_s` (of this attempt), `peak_memory_bytes`.
+    evaluation, `steps`, `started_at` (the step this attempt resumed at), `rows`, `stopped_early`,
+    `train_s` (of this attempt), `peak_memory_bytes`.
 
     Raises:
         ConfigError: the data do not fit the configuration, bf16 without hardware, a damaged state,
@@ -74,7 +75,8 @@ def fit(worker: Worker, config: InfnetConfig, schema: Schema, place: Place) -> J
         journal.restore(newest)
         learner.load(newest)
 
-    with RunLog(place.out, config, worker, resume_at=journal.steps) as log:
+    started_at = journal.steps
+    with RunLog(place.out, config, worker, resume_at=started_at) as log:
         while journal.epoch < train.epochs and not journal.stopped_early:
             losses = _Mean(len(schema.tasks), worker)
             for batch in loader.epoch(journal.epoch, start_step=journal.step):
@@ -101,6 +103,7 @@ def fit(worker: Worker, config: InfnetConfig, schema: Schema, place: Place) -> J
         "best_score": journal.best_score,
         "metrics": journal.best_metrics,
         "steps": journal.steps,
+        "started_at": started_at,
         "rows": journal.steps * train.batch_size,
         "stopped_early": journal.stopped_early,
         "train_s": time.monotonic() - started,

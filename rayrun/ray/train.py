@@ -8,6 +8,7 @@ again continues the same run.
 """
 
 import contextlib
+import importlib
 import json
 import tempfile
 import threading
@@ -183,13 +184,14 @@ class RayWorker:
             dist.barrier()
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None = None) -> None:
-        """`ray.train.report`: a barrier, which merges the workers' directories in the run's
-        storage.
-        """
-        import ray.train
-
-        part = None if checkpoint is None else ray.train.Checkpoint.from_directory(str(checkpoint))
-        ray.train.report(metrics, checkpoint=part)
+        """`ray.train.report`, a barrier; returns when a restart would find the checkpoint."""
+        train: Any = importlib.import_module("ray.train")
+        part = None if checkpoint is None else train.Checkpoint.from_directory(str(checkpoint))
+        train.report(metrics, checkpoint=part)
+        if part is not None:
+            # Without it a worker that dies right after the report would cost two intervals.
+            committed = train.CheckpointConsistencyMode.COMMITTED
+            train.get_all_reported_checkpoints(consistency_mode=committed)
 
     def latest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint, fetched to this machine if it lies elsewhere."""
