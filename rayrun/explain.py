@@ -22,45 +22,54 @@ class _Place:
     """The class whose key the last part of `path` is."""
     annotation: Any = None
     """What is expected there."""
-    union: tuple[str, ...] | None = None
-    """Path of the outermost union on the way whose members carry labels."""
-    label: str = ""
+    unions: list[tuple[tuple[str, ...], str]] = field(
+        default_factory=list[tuple[tuple[str, ...], str]]
+    )
+    """Path of each union on the way, and the label of the member that was tried."""
 
     @property
     def key(self) -> str:
         return ".".join(self.path) or "(the whole file)"
 
 
+_Found = tuple[Mapping[str, Any], _Place]
+
+
 def explain_all(error: ValidationError, cls: type[BaseModel], raw: Any) -> list[str]:
     """One line `  key: what is wrong` for each error, in the order of the file's classes."""
-    items = [
-        (cast(Mapping[str, Any], item), _locate(cls, raw, item["loc"])) for item in error.errors()
-    ]
+    found: list[_Found] = [(dict(item), _locate(cls, raw, item["loc"])) for item in error.errors()]
+    return list(dict.fromkeys(_lines(found, depth=0)))
+
+
+def _lines(found: Sequence[_Found], depth: int) -> list[str]:
+    """Lines of errors that went through the same `depth` unions."""
     lines: list[str] = []
-    seen: set[tuple[str, ...]] = set()
-    for item, place in items:
-        if place.union is None:
+    done: set[tuple[str, ...]] = set()
+    for item, place in found:
+        if len(place.unions) <= depth:
             lines.append(f"  {place.key}: {_message(item, place)}")
-        elif place.union not in seen:
-            seen.add(place.union)
-            lines += _of_union([pair for pair in items if pair[1].union == place.union])
-    return list(dict.fromkeys(lines))
+            continue
+        union = place.unions[depth][0]
+        if union not in done:
+            done.add(union)
+            here = [f for f in found if len(f[1].unions) > depth and f[1].unions[depth][0] == union]
+            lines += _of_union(here, depth)
+    return lines
 
 
-def _of_union(items: Sequence[tuple[Mapping[str, Any], _Place]]) -> list[str]:
+def _of_union(found: Sequence[_Found], depth: int) -> list[str]:
     """Errors of a value that fits no member of a union: those of the member it comes nearest to."""
-    groups: dict[str, list[tuple[Mapping[str, Any], _Place]]] = {}
-    for item, place in items:
-        groups.setdefault(place.label, []).append((item, place))
-    depth = len(items[0][1].union or ())
-    right_kind = [g for g in groups.values() if any(len(place.path) > depth for _, place in g)]
-    if right_kind or len(groups) == 1:
-        nearest = min(right_kind or list(groups.values()), key=len)
-        return [f"  {place.key}: {_message(item, place)}" for item, place in nearest]
-    messages = [_message(item, place) for group in groups.values() for item, place in group]
+    union = found[0][1].unions[depth][0]
+    members: dict[str, list[_Found]] = {}
+    for item, place in found:
+        members.setdefault(place.unions[depth][1], []).append((item, place))
+    right_kind = [m for m in members.values() if any(len(p.path) > len(union) for _, p in m)]
+    if right_kind or len(members) == 1:
+        return _lines(min(right_kind or list(members.values()), key=len), depth + 1)
+    messages = [_message(item, place) for item, place in found]
     wanted = " or ".join(dict.fromkeys(m.partition("; found")[0] for m in messages))
-    found = next((m.partition("; found")[2] for m in messages if "; found" in m), "")
-    return [f"  {items[0][1].key}: {wanted}" + (f"; found{found}" if found else "")]
+    there = next((m.partition("; found")[2] for m in messages if "; found" in m), "")
+    return [f"  {found[0][1].key}: {wanted}" + (f"; found{there}" if there else "")]
 
 
 def _message(item: Mapping[str, Any], place: _Place) -> str:
@@ -76,7 +85,7 @@ def _message(item: Mapping[str, Any], place: _Place) -> str:
         tags = ", ".join(repr(tag) for tag in _tags(place.annotation))
         return f"a key {item['ctx']['discriminator']} is required, one of {tags}"
     if kind != "missing" and (isinstance(found, str | int | float | bool) or found is None):
-        message += f"; found {found!r}"
+        message += f"; found {found!r}" if repr(found) not in message else ""
     elif kind.endswith("_type") and isinstance(found, dict | list):
         message += "; found " + ("a mapping" if isinstance(found, dict) else "a list")
     return message
@@ -100,8 +109,7 @@ def _locate(cls: type[BaseModel], raw: Any, loc: Sequence[int | str]) -> _Place:
         members = _members(place.annotation)
         if len(members) > 1:
             label = str(parts.pop(0))
-            if place.union is None:
-                place.union, place.label = tuple(place.path), label
+            place.unions.append((tuple(place.path), label))
             chosen = [m for m in members if label in _labels(m)]
             # An unknown label (a validator's) may be any of the members: go on with all models.
             place.annotation = chosen[0] if chosen else _first_model(members)

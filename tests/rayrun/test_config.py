@@ -31,12 +31,17 @@ class Wide(Config):
     other: Annotated[str, Place] | None = None
 
 
-Net = Annotated[Mlp | Wide, Field(discriminator="type")]
-
-
 class Files(Config):
     path: Annotated[str, Place]
     columns: dict[str, str] = {}
+
+
+class Deep(Config):
+    type: Literal["deep"] = "deep"
+    part: str | Files = ""
+
+
+Net = Annotated[Mlp | Wide | Deep, Field(discriminator="type")]
 
 
 class Inputs(Config):
@@ -215,12 +220,16 @@ def test_the_tag_of_a_union_is_no_part_of_the_key():
 
 
 def test_an_unknown_type_lists_the_known_ones_and_the_nearest():
-    with pytest.raises(ConfigError, match=r"net: .*'mpl'.*'mlp', 'wide'; did you mean 'mlp'?"):
+    with pytest.raises(
+        ConfigError, match=r"net: .*'mpl'.*'mlp', 'wide', 'deep'; did you mean 'mlp'?"
+    ):
         run(net={"type": "mpl"})
 
 
 def test_a_missing_type_lists_the_known_ones():
-    with pytest.raises(ConfigError, match="net: a key 'type' is required, one of 'mlp', 'wide'"):
+    with pytest.raises(
+        ConfigError, match="net: a key 'type' is required, one of 'mlp', 'wide', 'deep'"
+    ):
         run(net={"width": 3})
     with pytest.raises(
         ConfigError, match="compute: a key 'type' is required, one of 'local', 'attached'"
@@ -233,6 +242,11 @@ def test_a_union_without_type_tells_the_errors_of_the_nearest_member():
         run(source={"path": "x", "colums": {}})
     assert str(caught.value).split("\n")[1:] == [
         "  source.colums: Extra inputs are not permitted; did you mean 'columns'?"
+    ]
+    with pytest.raises(ConfigError) as caught:
+        run(rivals={"r": {"type": "deep", "part": {"path": "x", "colums": {}}}})
+    assert str(caught.value).split("\n")[1:] == [
+        "  rivals.r.part.colums: Extra inputs are not permitted; did you mean 'columns'?"
     ]
     with pytest.raises(ConfigError, match=r"source: .*valid string or .*object; found 3"):
         run(source=3)
