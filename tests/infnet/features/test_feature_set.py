@@ -70,6 +70,11 @@ def test_the_reason_that_a_reader_gave_stands(feature_set, log):
     assert feature_set.check(rows).to_pylist() == ["unreadable line", None]
 
 
+def test_prediction_looks_at_no_label_and_no_weight(feature_set, log):
+    bare = log.drop_columns(["click", "spend", "weight"])
+    assert feature_set.check(bare, labels=False).null_count == log.num_rows
+
+
 def test_good_rows_have_no_reason(feature_set, log):
     assert feature_set.check(log).null_count == log.num_rows
 
