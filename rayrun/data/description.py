@@ -2,12 +2,22 @@
 
 from typing import Annotated, Literal, cast
 
-from pydantic import field_validator, model_validator
+from pydantic import BeforeValidator, field_validator, model_validator
 
 from rayrun.config import Config, Place
 from rayrun.data.columns import Columns, ColumnType
 
 Format = Literal["auto", "parquet", "csv", "jsonl"]
+
+
+def _as_tuple(patterns: object) -> object:
+    if isinstance(patterns, str):
+        return (patterns,)
+    return tuple(cast("list[object]", patterns)) if isinstance(patterns, list) else patterns
+
+
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+"""Glob patterns; one may be written without brackets."""
 
 
 class TextFormat(Config):
@@ -77,7 +87,7 @@ class FileSource(Config):
     """`auto` goes by the extension: .parquet .pq · .csv .tsv .txt .dat (also .gz, .bz2, .zst) ·
     .jsonl .ndjson.
     """
-    files: tuple[str, ...] = ()
+    files: Patterns = ()
     """Glob patterns within a directory; one without a slash is looked for at any depth. Empty:
     every file
     of a known format that is no side table."""
@@ -88,13 +98,6 @@ class FileSource(Config):
     file.
     """
     text: TextFormat = TextFormat()
-
-    @field_validator("files", mode="before")
-    @classmethod
-    def _one_or_many(cls, files: object) -> object:
-        if isinstance(files, str):
-            return (files,)
-        return tuple(cast("list[object]", files)) if isinstance(files, list) else files
 
     @model_validator(mode="after")
     def _somewhere(self) -> "FileSource":

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Discriminator, Tag, field_validator
 from rayrun.config import Config, ConfigError
 from rayrun.data import registry
 from rayrun.data.columns import Columns
-from rayrun.data.description import FileSource
+from rayrun.data.description import FileSource, Patterns
 from rayrun.data.files import FileLog
 from rayrun.data.log import RawLog
 from rayrun.data.simulate import SimulatedLog
@@ -33,7 +33,7 @@ class NamedSource(Config):
 
     type: Literal["named"] = "named"
     name: str
-    files: tuple[str, ...] = ()
+    files: Patterns = ()
     """Other files than the preset reads (glob patterns), for instance the random logs of
     KuaiRand.
     """

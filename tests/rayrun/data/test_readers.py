@@ -30,7 +30,13 @@ def write(path, text, encoding="utf-8"):
 def test_a_csv_is_typed_by_its_values(tmp_path):
     write(tmp_path / "a.csv", "user,price,name,zip,ok\n1,2.5,x,01234,true\n2,,y,02345,false\n")
     table = rows(opened(tmp_path / "a.csv"))
-    assert [str(t) for t in table.schema.types[:5]] == ["int64", "double", "string", "string", "bool"]
+    assert [str(t) for t in table.schema.types[:5]] == [
+        "int64",
+        "double",
+        "string",
+        "string",
+        "bool",
+    ]
     assert table["price"].to_pylist() == [2.5, None]
     assert table["__row_id"].to_pylist() == [0, 1]
     assert table["__bad"].null_count == 2
@@ -153,7 +159,10 @@ def test_parquet_fragments_cover_every_row_once(tmp_path, monkeypatch):
 
 def test_parquet_dictionaries_and_large_strings_become_plain(tmp_path):
     table = pa.table(
-        {"d": pa.array(["x", "y"]).dictionary_encode(), "s": pa.array(["p", "q"], pa.large_string())}
+        {
+            "d": pa.array(["x", "y"]).dictionary_encode(),
+            "s": pa.array(["p", "q"], pa.large_string()),
+        }
     )
     pq.write_table(table, tmp_path / "a.parquet")
     found = rows(opened(tmp_path / "a.parquet"))
@@ -163,7 +172,9 @@ def test_parquet_dictionaries_and_large_strings_become_plain(tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "noise"])
 def test_a_damaged_parquet_file_is_named(tmp_path, damage):
     path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"a": np.random.default_rng(0).random(20_000)}), path, write_page_checksum=True)
+    pq.write_table(
+        pa.table({"a": np.random.default_rng(0).random(20_000)}), path, write_page_checksum=True
+    )
     data = bytearray(path.read_bytes())
     if damage == "cut":
         data = data[: len(data) // 2]
@@ -257,7 +268,11 @@ def test_side_tables_are_joined_by_key(tmp_path):
         ("u,i\n5,1\n", {"path": "users.csv", "key": "u"}, "'i' of the side table .* is already in"),
         ("u,age\n5,1\n", {"path": "users.csv", "key": "v"}, "has no column 'v'"),
         ("v,age\n5,1\n", {"path": "users.csv", "key": "v"}, "log.csv has no column 'v'"),
-        ("u,age\n5,1\n", {"path": "nobody.csv", "key": "u"}, "side table 'nobody.csv' is not there"),
+        (
+            "u,age\n5,1\n",
+            {"path": "nobody.csv", "key": "u"},
+            "side table 'nobody.csv' is not there",
+        ),
         ("u,age\n5\n", {"path": "users.csv", "key": "u"}, "a row that cannot be read"),
     ],
 )
@@ -280,7 +295,7 @@ def test_the_digest_holds_content_and_not_the_place(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_length_of_a_csv(tmp_path, monkeypatch):
-    monkeypatch.setattr("rayrun.data.readers.text.BLOCK_BYTES", 1 << 18)
+    monkeypatch.setattr("rayrun.data.readers.text.BLOCK_BYTES", 1 << 16)
 
     def peak(count):
         path = tmp_path / f"{count}.csv"
@@ -299,3 +314,12 @@ def test_memory_does_not_grow_with_the_length_of_a_csv(tmp_path, monkeypatch):
         return highest + python
 
     assert peak(64) < 1.5 * peak(16)
+
+
+def test_the_names_of_our_own_columns_are_reserved(tmp_path):
+    write(tmp_path / "a.csv", "a,__bad\n1,2\n")
+    with pytest.raises(ConfigError, match="the column name __bad is reserved"):
+        opened(tmp_path / "a.csv")
+    pq.write_table(pa.Table.from_arrays([pa.array([1])] * 2, ["a", "a"]), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match="the column 'a' stands twice"):
+        opened(tmp_path / "a.parquet")

@@ -38,7 +38,7 @@ def test_rows_are_where_their_ids_say(table):
 def test_times_are_in_order_inside_the_fortnight_with_ties(table):
     time = table["time_ms"].to_numpy()
     assert (np.diff(time) >= 0).all()
-    assert START_MS < time[0]
+    assert time[0] > START_MS
     assert time[-1] < START_MS + DAYS * DAY_MS
     pairs = np.unique(np.c_[table["user_id"].to_numpy(), time], axis=0)
     assert 0.05 < 1 - len(pairs) / len(time) < 0.3
@@ -105,7 +105,9 @@ def test_interactions_and_drift_are_what_means_do_not_get(table):
     wanted = world.interest(user, time) == table["topic"].to_numpy()
     click = table["is_click"].to_numpy()
     assert click[wanted].mean() - click[~wanted].mean() > 0.12
-    first, last = (world.interest(np.arange(1500), np.full(1500, t)) for t in (START_MS, int(time[-1])))
+    first, last = (
+        world.interest(np.arange(1500), np.full(1500, t)) for t in (START_MS, int(time[-1]))
+    )
     assert 0.5 < (first != last).mean() <= 1
 
 
@@ -139,9 +141,13 @@ def test_hundreds_of_millions_of_rows_cost_no_memory_to_list():
 
 def test_features_may_not_read_the_answer():
     log = SimulatedLog(make())
-    with pytest.raises(ConfigError, match=r"features\.x must not read 'p_click': it holds the answer"):
+    with pytest.raises(
+        ConfigError, match=r"features\.x must not read 'p_click': it holds the answer"
+    ):
         log.require(["p_click"], "features.x")
-    with pytest.raises(ConfigError, match="no column 'topics', which read needs; the nearest is 'topic'"):
+    with pytest.raises(
+        ConfigError, match="no column 'topics', which read needs; the nearest is 'topic'"
+    ):
         next(log.read(log.fragments()[0], ["topics"]))
 
 
@@ -157,9 +163,7 @@ def test_auc_counts_ties_half():
 
 @pytest.fixture(scope="module")
 def open_ray(tmp_path_factory):
-    ray.init(
-        address="local", num_cpus=2, object_store_memory=200_000_000, include_dashboard=False
-    )
+    ray.init(address="local", num_cpus=2, object_store_memory=200_000_000, include_dashboard=False)
     yield
     ray.shutdown()
 

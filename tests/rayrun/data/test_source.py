@@ -34,7 +34,10 @@ def test_a_bare_name_is_short_for_a_named_source():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("kuairand_pur", r"source: no set is registered under 'kuairand_pur'; the nearest is 'kuairand_pure'"),
+        (
+            "kuairand_pur",
+            r"source: no set is registered under 'kuairand_pur'; the nearest is 'kuairand_pure'",
+        ),
         ({"type": "named", "name": "x"}, r"source\.name: no set is registered under 'x'"),
         (3, "a source is the name of a registered set"),
         ({"typ": "path"}, r"a source is the name .*\{path: …\}"),
@@ -79,9 +82,7 @@ LOG = (
 USERS = (
     "user_id,user_active_degree,is_lowactive_period,is_live_streamer,is_video_author,follow_user_num,"
     "follow_user_num_range,fans_user_num,fans_user_num_range,friend_user_num,friend_user_num_range,"
-    "register_days,register_days_range,"
-    + ",".join(f"onehot_feat{i}" for i in range(18))
-    + "\n"
+    "register_days,register_days_range," + ",".join(f"onehot_feat{i}" for i in range(18)) + "\n"
 )
 VIDEOS = (
     "video_id,author_id,video_type,upload_dt,upload_type,visible_status,video_duration,server_width,"
@@ -103,7 +104,9 @@ def write_kuairand(place, size):
             at += 1
     line = f"1,10,20220430,1200,{1651290000000},0,0,0,0,0,0,0,1,800,0,0,0,1,1\n"
     (folder / f"log_random_4_22_to_5_08_{low}.csv").write_text(LOG + line)
-    user = ",full_active,0,-124,1,5,\"(0,10]\",0,0,0,0,100,91-180," + ",".join(["1"] * 4 + [""] + ["2"] * 13)
+    user = ',full_active,0,-124,1,5,"(0,10]",0,0,0,0,100,91-180,' + ",".join(
+        ["1"] * 4 + [""] + ["2"] * 13
+    )
     (folder / f"user_features_{low}.csv").write_text(USERS + f"0{user}\n1{user}\n")
     (folder / f"video_features_basic_{low}.csv").write_text(
         VIDEOS
@@ -171,7 +174,9 @@ def test_the_official_files_of_movielens_are_read(tmp_path, monkeypatch):
 def test_the_official_csv_of_hillstrom_is_read(tmp_path, monkeypatch):
     folder = tmp_path / "hillstrom_official"
     folder.mkdir()
-    (folder / "Kevin_Hillstrom_MineThatData_E-MailAnalytics_DataMiningChallenge_2008.03.20.csv").write_text(
+    (
+        folder / "Kevin_Hillstrom_MineThatData_E-MailAnalytics_DataMiningChallenge_2008.03.20.csv"
+    ).write_text(
         "recency,history_segment,history,mens,womens,zip_code,newbie,channel,segment,visit,conversion,spend\n"
         "10,2) $100 - $200,142.44,1,0,Surburban,0,Phone,Womens E-Mail,0,0,0\n"
     )
