@@ -47,38 +47,41 @@ class ScoreHistogram:
     scale: Scale
     a: Float64[ndarray, " H"] = field(default_factory=lambda: np.zeros(BINS))
     b: Float64[ndarray, " H"] = field(default_factory=lambda: np.zeros(BINS))
+    _around: tuple[ndarray, ndarray] | None = None
 
     def add(
         self, score: Shaped[ndarray, " N"], a: Float[ndarray, " N"], b: Float[ndarray, " N"]
     ) -> None:
         """Count further rows."""
         place = bins_of(score, self.scale)
-        self.a += np.bincount(place, a, minlength=BINS)
-        self.b += np.bincount(place, b, minlength=BINS)
+        np.add.at(self.a, place, a)
+        np.add.at(self.b, place, b)
+        self._around = None
 
     def merge(self, other: "ScoreHistogram") -> None:
         """Count the rows of another histogram."""
         assert self.scale == other.scale
         self.a += other.a
         self.b += other.b
+        self._around = None
 
     def point(self) -> float:
         """The c of `Concordance`, same-bin pairs as ties; NaN where A or B is 0."""
         total = self.a.sum() * self.b.sum()
-        return float(self.a @ self._b_below / total) if total > 0 else float("nan")
+        return float(self.a @ self._sides()[0] / total) if total > 0 else float("nan")
 
     def bound(self) -> float:
         """Largest possible |point − exact|."""
         total = self.a.sum() * self.b.sum()
         return float(0.5 * (self.a @ self.b) / total) if total > 0 else float("nan")
 
-    @property
-    def _b_below(self) -> Float64[ndarray, " H"]:
-        return np.cumsum(self.b) - 0.5 * self.b
-
-    @property
-    def _a_above(self) -> Float64[ndarray, " H"]:
-        return self.a.sum() - np.cumsum(self.a) + 0.5 * self.a
+    def _sides(self) -> tuple[ndarray, ndarray]:
+        """B below and A above the middle of each bin."""
+        if self._around is None:
+            below = np.cumsum(self.b) - 0.5 * self.b
+            above = self.a.sum() - np.cumsum(self.a) + 0.5 * self.a
+            self._around = below, above
+        return self._around
 
     def placements(
         self,
@@ -88,7 +91,8 @@ class ScoreHistogram:
     ) -> Float64[ndarray, " N"]:
         """Each row's pairs, a_i B(s < s_i) + b_i A(s > s_i), ties ½. Their sum is twice c·A·B."""
         place = bins_of(score, self.scale)
-        return a * self._b_below[place] + b * self._a_above[place]
+        below, above = self._sides()
+        return a * below[place] + b * above[place]
 
 
 @dataclass(frozen=True)

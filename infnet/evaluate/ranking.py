@@ -81,6 +81,8 @@ def user_ndcg(order: UserOrder, gain: Float64[ndarray, " N"], k: int) -> Float64
     not enter.
     """
     num_rows = gain.size
+    if not num_rows:
+        return np.zeros(0)
     ends = np.append(order.users[1:], num_rows)
     discount = np.zeros(k + 1)
     discount[1:] = np.cumsum(1.0 / np.log2(np.arange(k) + 2.0))
