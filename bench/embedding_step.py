@@ -146,8 +146,8 @@ def main() -> int:
                     times[rows].append(time.perf_counter() - start)
     for rows, seconds in times.items():
         print(
-            f"{rows:>12,} rows × {asked.dim}: median {statistics.median(seconds) * 1e3:7.2f} ms a step, "
-            f"{touched[rows]:,.0f} distinct ids per step"
+            f"{rows:>12,} rows × {asked.dim}: {statistics.median(seconds) * 1e3:7.2f} ms a step "
+            f"(median), {touched[rows]:,.0f} distinct ids per step"
         )
     ratio = statistics.median(times[asked.large]) / statistics.median(times[asked.small])
     verdict = "ok" if ratio <= LIMIT else "TOO SLOW"

@@ -84,7 +84,7 @@ def dense_trainer(
     strategy = train.strategy
     if isinstance(strategy, DeepSpeedStrategy):
         return _DeepSpeed(objective, train, strategy, arithmetic, worker)
-    if isinstance(strategy, SingleStrategy):
+    if isinstance(strategy, SingleStrategy) or worker.world_size == 1:
         return _Plain(objective, train)
     return _Ddp(objective, train, worker)
 

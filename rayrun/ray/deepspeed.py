@@ -125,8 +125,12 @@ class Engine:
         config: Json,
         device: torch.device,
     ) -> None:
-        """Wrap a network; torch.distributed must be initialised."""
+        """Wrap a network. Without a process group this process is the only worker."""
         deepspeed = _import(device)
+        dist: Any = torch.distributed
+        if not dist.is_initialized():
+            os.environ.setdefault("LOCAL_RANK", "0")
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         deepspeed.init_distributed(
             dist_backend="nccl" if device.type == "cuda" else "gloo",
             auto_mpi_discovery=False,
@@ -183,19 +187,19 @@ class Engine:
         Raises:
             ConfigError: a part is missing or damaged, or the state is of another number of workers.
         """
+        if not (directory / tag).is_dir():
+            raise ConfigError(
+                f"there is no training state in {directory / tag}; remove the run directory and "
+                "start again"
+            )
         try:
-            path, _ = self.engine.load_checkpoint(str(directory), tag=tag)
+            self.engine.load_checkpoint(str(directory), tag=tag)
         except Exception as error:  # DeepSpeed raises whatever torch, zipfile and pickle raise
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ConfigError(
                 f"the training state in {directory / tag} is damaged, or of another number of "
                 f"workers ({reason}); remove the run directory and start again"
             ) from error
-        if path is None:
-            raise ConfigError(
-                f"there is no training state in {directory / tag}; remove the run directory and "
-                "start again"
-            )
 
 
 def _import(device: torch.device) -> Any:

@@ -123,6 +123,11 @@ def _on_worker(config: dict[str, Any]) -> None:
     except ConfigError as error:
         refused = json.dumps({"error": str(error)}).encode()
         storage.write_bytes(storage.join(place, REFUSED), refused)
+        if worker.device.type == "cpu" and dist.is_initialized():
+            # Bad input is seen by all workers, as a rule: then the run simply ends. A worker that
+            # waits for this one in a collective finds the connection closed, and fails.
+            dist.destroy_process_group()
+            return
         raise
     if worker.rank == 0:
         data = json.dumps(result, allow_nan=False).encode()

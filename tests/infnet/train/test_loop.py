@@ -50,8 +50,10 @@ def state(directory):
     """Every tensor of the newest training state: weights, both optimizers."""
     newest = SingleWorker(directory).latest_checkpoint()
     tensors = {}
-    for name in ("dense", "tables", "rows"):
-        tensors |= {f"{name}.{k}": v for k, v in load_file(newest / f"{name}.safetensors").items()}
+    for path in newest.glob("*.safetensors"):
+        tensors |= {f"{path.stem}.{k}": v for k, v in load_file(path).items()}
+    if not (newest / "optimizer.pt").exists():
+        return tensors
     optimizer = torch.load(newest / "optimizer.pt", weights_only=True)["state"]
     for key, values in optimizer.items():
         tensors |= {f"optimizer.{key}.{name}": value for name, value in values.items()}
@@ -68,6 +70,8 @@ MODELS = {
         "train.optimizer={type: adamw, lr: 0.01, weight_decay: 0.1}",
         "train.weighting={type: uncertainty}",
     ),
+    "zero_1": ("train.strategy={type: deepspeed, zero_stage: 1}",),
+    "zero_3": ("train.strategy={type: deepspeed, zero_stage: 3}",),
 }
 
 
@@ -262,6 +266,21 @@ def test_a_damaged_training_state_is_named(name, damage, finished, dataset, tmp_
     expected = "is truncated or corrupt" if damage == "truncated" else "is missing"
     with pytest.raises(ConfigError, match=f"{name} {expected}"):
         trained(SingleWorker(tmp_path / "state"), finished, dataset, tmp_path / "out")
+
+
+def test_a_damaged_or_missing_state_of_deepspeed_is_named(dataset, tmp_path):
+    config = written.config("train.epochs=1", "train.strategy={type: deepspeed, zero_stage: 1}")
+    trained(SingleWorker(tmp_path / "state"), config, dataset, tmp_path / "out")
+    folder = SingleWorker(tmp_path / "state").latest_checkpoint() / "deepspeed"
+    for path in folder.glob("*.pt"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(
+        ConfigError, match=r"/deepspeed is damaged, or of another number of workers"
+    ):
+        trained(SingleWorker(tmp_path / "state"), config, dataset, tmp_path / "out")
+    shutil.rmtree(folder)
+    with pytest.raises(ConfigError, match=r"there is no training state in .*/deepspeed"):
+        trained(SingleWorker(tmp_path / "state"), config, dataset, tmp_path / "out")
 
 
 def test_a_state_with_other_tables_is_refused(finished, dataset, tmp_path):
