@@ -2,7 +2,7 @@
 # pyright: basic, reportAttributeAccessIssue=false
 """The simulator as a raw log, its catalogue with titles, and the best AUC anyone can reach on it.
 
-source: {type: simulate, rows: 60_000}             # rows are made where they are read
+source: {type: simulate, rows: 60000}             # rows are made where they are read
 python -m rayrun.data.simulate --rows 100000000 --out s3://bucket/simulated     # or written once
 """
 

@@ -2,7 +2,7 @@
 
     source: kuairand_pure                      # a registered set, below $INFNET_DATA
     source: {path: s3://bucket/log/, columns: {user: uid, time: {column: ts, unit: s}}}
-    source: {type: simulate, rows: 60_000}     # generated, with known true probabilities
+    source: {type: simulate, rows: 60000}     # generated, with known true probabilities
 
 A registered set is a preset of the same description that `path` takes; see `rayrun.data.registry`.
 """

@@ -25,7 +25,7 @@ from rayrun.data.log import BATCH_ROWS, Fragment
 from rayrun.data.readers import values
 from rayrun.data.readers.base import with_row_ids
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
 """Text parsed at a time; no row may be longer."""
 SAMPLE_ROWS = 20_000
 UNIT_SEPARATOR = b"\x1f"
