@@ -323,3 +323,23 @@ def test_the_names_of_our_own_columns_are_reserved(tmp_path):
     pq.write_table(pa.Table.from_arrays([pa.array([1])] * 2, ["a", "a"]), tmp_path / "a.parquet")
     with pytest.raises(ConfigError, match="the column 'a' stands twice"):
         opened(tmp_path / "a.parquet")
+
+
+def test_a_file_that_changed_since_it_was_opened_is_refused(tmp_path):
+    write(tmp_path / "a.csv", "a,b\n1,2\n")
+    log = opened(tmp_path / "a.csv")
+    write(tmp_path / "a.csv", "a,c\n1,2\n")
+    with pytest.raises(ConfigError, match=r"a\.csv: .*all files of a log need the same header"):
+        rows(log)
+
+
+def test_a_side_table_of_an_unknown_format_is_refused(tmp_path):
+    write(tmp_path / "log.csv", "u\n1\n")
+    write(tmp_path / "users.data", "u,age\n1,2\n")
+    table = {"path": "users.data", "key": "u"}
+    with pytest.raises(
+        ConfigError, match=r"users\.data: the format is not known.*set tables\.format"
+    ):
+        opened(tmp_path, tables=[table])
+    joined = rows(opened(tmp_path, tables=[{**table, "format": "csv"}]))
+    assert joined["age"].to_pylist() == [2]
