@@ -1,10 +1,11 @@
-"""Peak memory of the workers of `infnet prepare` at 1×, 4× and 16× rows, and when half the rows have one user.
+"""Peak memory of the workers of `infnet prepare` at 1×, 4× and 16× rows, and when half the rows
+have one user.
 
 python bench/prepare_memory.py [ROWS]     # ROWS of the 1× log; default 40,000
 
-Memory of a worker: anonymous resident pages (RssAnon), that is its peak RSS without what it shares with
-others (object store, program code), sampled every 10 ms. Blocks are limited to 2 MiB here, so that even the
-1× log has many of them; `prepare` uses up to 32 MiB.
+Memory of a worker: anonymous resident pages (RssAnon), that is its peak RSS without what it shares
+with others (object store, program code), sampled every 10 ms. Blocks are limited to 2 MiB here, so
+that even the 1× log has many of them; `prepare` uses up to 32 MiB.
 """
 
 import os

@@ -13,7 +13,8 @@ PRODUCT = sorted(p for room in ("rayrun", "infnet") for p in (ROOT / room).rglob
 # The only files besides rayrun/ray and rayrun/data that may name Ray or DeepSpeed.
 RAY_FILES = {
     "infnet/data/prepare.py",
-    "infnet/data/passes.py",
+    "infnet/data/blocks.py",
+    "infnet/data/tasks.py",
     "infnet/train/run.py",
     "infnet/evaluate/run.py",
     "infnet/evaluate/predict.py",

@@ -1,7 +1,7 @@
 """Ray Data as prepare uses it: quiet, in blocks of bounded size, with progress and our own errors.
 
-A step is a list of block references in, a list out. `stream` runs a Ray Data plan and counts rows as
-they arrive; `each` runs one task per block, a few at a time.
+A step is a list of block references in, a list out. `stream` runs a Ray Data plan and counts rows
+as they arrive; `each` runs one task per block, a few at a time.
 """
 
 import contextlib
@@ -9,10 +9,10 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import pyarrow as pa
 import ray
 import ray.data
 from ray.data.context import DataContext, ShuffleStrategy
+from ray.exceptions import RayError
 
 from rayrun.config import ConfigError
 
@@ -22,7 +22,7 @@ MAX_BLOCK_BYTES = 32 << 20
 
 
 def block_bytes(log_bytes: int, cpus: int) -> int:
-    """Block size for a log of about `log_bytes` in memory: a few blocks per CPU while it is small."""
+    """Block size for a log of about `log_bytes` in memory: a small log has a few per CPU."""
     return min(MAX_BLOCK_BYTES, max(MIN_BLOCK_BYTES, log_bytes // (2 * cpus)))
 
 
@@ -49,7 +49,7 @@ def ray_data(target_block_bytes: int) -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     try:
         yield
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         if (found := config_error(error)) is not None:
             raise found from None
         raise
@@ -71,11 +71,12 @@ def config_error(error: BaseException | None) -> ConfigError | None:
     return None
 
 
-Refs = list["ray.ObjectRef[pa.Table]"]
+Refs = list[Any]
+"""References of blocks (Arrow tables) in Ray's object store."""
 
 
 def stream(dataset: ray.data.Dataset, advance: Callable[[int], None]) -> Refs:
-    """Run a plan; the references of its blocks that have rows, in order. `advance` gets their rows."""
+    """Run a plan: references of its blocks with rows, in order; `advance` gets their counts."""
     refs: Refs = []
     try:
         for bundle in dataset.iter_internal_ref_bundles():
@@ -93,6 +94,15 @@ def stream(dataset: ray.data.Dataset, advance: Callable[[int], None]) -> Refs:
 def dataset(refs: Refs) -> ray.data.Dataset:
     """Blocks as a Ray Data set."""
     return ray.data.from_arrow_refs(refs)
+
+
+def map_blocks(
+    data: ray.data.Dataset, function: Callable[..., Any], *arguments: Any
+) -> ray.data.Dataset:
+    """A plan that calls `function(block, *arguments)` on every block; it gives or yields tables."""
+    return data.map_batches(
+        function, batch_size=None, batch_format="pyarrow", fn_args=list(arguments)
+    )
 
 
 def each(

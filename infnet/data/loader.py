@@ -1,12 +1,13 @@
 """From shards to batches: the training stream, which resumes exact to the row, and the plain scan.
 
-The rows of training step k depend on the seed, the number of lanes and the epoch, and not on the number
-of workers, so one worker and eight learn from the same global batches:
+The rows of training step k depend on the seed, the number of lanes and the epoch, and not on the
+number of workers, so one worker and eight learn from the same global batches:
 
     epoch  ─ permute the shards ─▶ N rows in a row
            ─ cut into L lanes: lane l holds rows [l·N/L, (l+1)·N/L)
-    lane   ─ windows of about `shuffle_rows` rows, each permuted with a seed of (seed, epoch, lane, window)
-    step k ─ rows [k·b, (k+1)·b) of every lane, b = batch_size / L; worker r serves the lanes l ≡ r mod workers
+    lane   ─ windows of about `shuffle_rows` rows, permuted by (seed, epoch, lane, window)
+    step k ─ rows [k·b, (k+1)·b) of every lane, b = batch_size / L
+    worker ─ number r serves the lanes l ≡ r mod the number of workers
 
 Memory of a worker: the windows of its lanes, and a few batches.
 """
@@ -27,7 +28,7 @@ PREFETCHED_BATCHES = 4
 
 
 class TrainLoader:
-    """This worker's part of each global batch of the training rows, in an order fixed by the seed."""
+    """This worker's part of each global batch of training rows, in an order fixed by the seed."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class TrainLoader:
         """
         if lanes < 1 or lanes % world_size:
             raise ConfigError(
-                f"train.lanes ({lanes}) must be a multiple of the number of workers ({world_size}); "
+                f"train.lanes ({lanes}) must be a multiple of the workers ({world_size}); "
                 f"the nearest is {max(1, round(lanes / world_size)) * world_size}"
             )
         if batch_size < lanes or batch_size % lanes:
@@ -68,14 +69,15 @@ class TrainLoader:
         """Global batches of an epoch; the last incomplete one is dropped."""
         if not self.steps_per_epoch:
             raise ConfigError(
-                f"train.batch_size ({batch_size}) is more than the {self._shards.rows} training rows of "
-                f"{dataset_uri}; lower it"
+                f"train.batch_size ({batch_size}) is more than the {self._shards.rows} training "
+                f"rows of {dataset_uri}; lower it"
             )
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `start_step` on; a thread reads ahead.
 
-        Starting in the middle gives exactly the batches that an uninterrupted epoch gives from there.
+        Starting in the middle gives exactly the batches that an uninterrupted epoch gives from
+        there.
 
         Raises:
             ConfigError: a shard is damaged.
@@ -138,7 +140,9 @@ def scan(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """All rows of a split once, in the order of the shards; worker r reads the r-th of `world_size` equal parts.
+    """All rows of a split once, in the order of the shards.
+
+    Worker `rank` reads one of `world_size` equal parts.
 
     Raises:
         ConfigError: a damaged dataset, or one prepared for another schema.

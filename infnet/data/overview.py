@@ -15,8 +15,8 @@ def write_report(path: Path, config: InfnetConfig, schema: Schema, findings: Fin
     report = Report(f"Data of {config.name}")
     report.heading("Rows")
     report.text(
-        f"Statistics and histories are **{config.data.statistics}**. {findings.total:,} rows were read, "
-        f"{findings.bad:,} of them are quarantined."
+        f"Statistics and histories are **{config.data.statistics}**. {findings.total:,} rows were "
+        f"read, {findings.bad:,} of them are quarantined."
     )
     report.table(
         ["split", "rows", "first", "last"],

@@ -1,18 +1,17 @@
 """`infnet prepare`: raw log → fitted encoder, schema and Parquet shards, on Ray Data.
 
-    read     fragments → checked rows with their split            (bad rows: quarantined with a reason)
-    fit      vocabularies, summaries                               (training rows only)
-    passes   sort by (key, time, row id), scan block by block      (one sort per distinct key)
+    read     fragments → checked rows with their split       (bad rows: quarantined with a reason)
+    fit      vocabularies, summaries                          (training rows only)
+    passes   sort by (key, time, row id), scan by blocks      (one sort per distinct key)
     encode   rows → columns of a shard
     shuffle  training rows by a hash of the row id; valid and test in the order of the log
     write    shards of `data.shard_rows` rows, look-ups, manifest, report
 
-No worker ever holds more than a few blocks (`blocks.MAX_BLOCK_BYTES`) or one shard, however long the log
-is and however its rows are spread over users. The output depends on the config and the log alone, not
-on the number of workers, blocks or fragments.
+No worker ever holds more than a few blocks (`blocks.MAX_BLOCK_BYTES`) or one shard, however long
+the log is and however its rows are spread over users. The output depends on the config and the log
+alone, not on the number of workers, blocks or fragments.
 """
 
-import io
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,31 +20,26 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 import ray.data
 
 from infnet.config import InfnetConfig
-from infnet.data import blocks, passes, rows
+from infnet.data import blocks, passes, rows, scan, tasks
 from infnet.data.overview import write_report
-from infnet.data.passes import KEY, ROW_ID, SPLIT, TIME, TRAIN, Carry, History, Pass, Statistic
+from infnet.data.passes import KEY, ROW_ID, SPLIT, TIME, History, Pass, Statistic
 from infnet.data.rows import Findings, RowReader
-from infnet.data.shards import FORMAT_VERSION, KIND, ROW_GROUP_ROWS, SPLITS
+from infnet.data.shards import FORMAT_VERSION, KIND, SPLITS
 from infnet.data.split import Splitter, moment
+from infnet.data.tasks import ORDER
+from infnet.features.columns import pc
 from infnet.features.encoder import Encoder
 from infnet.features.feature_set import FeatureSet
-from infnet.features.hashing import mix, row_keys
 from rayrun import manifest, storage
 from rayrun.config import ConfigError
 from rayrun.data.source import open_source
 from rayrun.metrics import Result
 from rayrun.progress import progress
 from rayrun.ray.session import session
-
-ORDER = "__order"
-CELLS = 1 << 19
-"""History events in memory at a time while rows are encoded."""
 
 
 def prepare(config: InfnetConfig, out: str) -> Result:
@@ -139,9 +133,7 @@ class _Preparation:
         source = blocks.dataset([ray.put(pa.table({"fragment": group})) for group in groups])
         with progress(self._expected_rows(), "reading the log", "rows") as bar:
             refs = blocks.stream(
-                source.map_batches(
-                    _read, batch_size=None, batch_format="pyarrow", fn_args=[self.reader_ref]
-                ),
+                blocks.map_blocks(source, tasks.read, self.reader_ref),
                 bar.advance,
             )
         if not refs:
@@ -169,7 +161,9 @@ class _Preparation:
 
     def findings(self, refs: blocks.Refs) -> Findings:
         """What all blocks tell; merged as they come."""
-        found = blocks.each(_find, [(self.reader_ref, ref) for ref in refs], at_once=self.at_once)
+        found = blocks.each(
+            tasks.find, [(self.reader_ref, ref) for ref in refs], at_once=self.at_once
+        )
         merged: Findings | None = None
         with progress(len(refs), "looking at the rows", "blocks") as bar:
             for one in found:
@@ -184,13 +178,13 @@ class _Preparation:
         if not demands:
             return {}
         parts = 1 if len(refs) <= 4 * self.cpus else min(256, len(refs) // 2)
-        counting = ray.remote(num_returns=parts)(_count)
-        cut = [counting.remote(self.reader_ref, ref, parts) for ref in refs]
+        counting: Any = ray.remote(num_returns=parts)(tasks.count)
+        cut: list[Any] = [counting.remote(self.reader_ref, ref, parts) for ref in refs]
         columns = [cut] if parts == 1 else [[row[p] for row in cut] for p in range(parts)]
         merged: dict[str, list[pa.Table]] = {name: [] for name in demands}
         jobs = [(self.reader_ref, column) for column in columns]
         with progress(len(jobs), "counting values", "parts") as bar:
-            for part in blocks.each(_merge_counts, jobs, at_once=self.at_once):
+            for part in blocks.each(tasks.merge_counts, jobs, at_once=self.at_once):
                 for name, table in part.items():
                     held = pa.concat_tables([*merged[name], table])
                     merged[name] = [rows.most_frequent(held, demands[name])]
@@ -206,13 +200,13 @@ class _Preparation:
         share, limit = findings.bad / findings.total, self.config.data.max_bad_share
         fragments = sorted(findings.bad_fragments)
         jobs = [(self.reader_ref, f) for f in fragments]
-        found = blocks.each(_quarantine, jobs, at_once=self.at_once)
+        found = blocks.each(tasks.quarantine, jobs, at_once=self.at_once)
         if share > limit:
             raise ConfigError(self._too_many(findings, share, found))
         (self.staging / "quarantine").mkdir()
         for number, table in enumerate(found):
             path = self.staging / "quarantine" / f"part-{number:05d}.parquet"
-            path.write_bytes(_parquet(table))
+            path.write_bytes(tasks.parquet(table))
 
     def _too_many(self, findings: Findings, share: float, found: Iterator[pa.Table]) -> str:
         ranked = sorted(findings.reasons.items(), key=lambda item: (-item[1], item[0]))
@@ -248,8 +242,8 @@ class _Preparation:
                 for name, count, span in zip(SPLITS, findings.rows, findings.times, strict=True)
             ]
             raise ConfigError(
-                f"data.split leaves {' and '.join(empty)} empty: {'; '.join(spans)}; the split is by "
-                f"{self.reader.splitter.column}: {self.config.data.split!r}; move the cuts"
+                f"data.split leaves {' and '.join(empty)} empty: {'; '.join(spans)}; the split is "
+                f"by {self.reader.splitter.column}: {self.config.data.split!r}; move the cuts"
             )
 
     # -- histories and statistics -----------------------------------------------------------
@@ -258,19 +252,15 @@ class _Preparation:
         self, refs: blocks.Refs, findings: Findings
     ) -> tuple[ray.data.Dataset, dict[str, pa.Table], dict[str, pa.Table]]:
         """A plan that yields the good rows with derived columns; and the frozen look-ups."""
-        data = blocks.dataset(refs).map_batches(_good, batch_size=None, batch_format="pyarrow")
+        data = blocks.map_blocks(blocks.dataset(refs), tasks.good)
         statistics: dict[str, pa.Table] = {}
         histories: dict[str, pa.Table] = {}
         for step in _passes(self.config, self.reader, findings):
-            keyed = data.map_batches(
-                _with_key, batch_size=None, batch_format="pyarrow", fn_args=[step.key]
-            )
+            keyed = blocks.map_blocks(data, tasks.with_key, step.key)
             with progress(None, f"sorting by {', '.join(step.key)}", "rows") as bar:
                 ordered = blocks.stream(keyed.sort([KEY, TIME, ROW_ID]), bar.advance)
             carries = self._scan(step, ordered, statistics, histories)
-            data = blocks.dataset(ordered).map_batches(
-                _emit, batch_size=None, batch_format="pyarrow", fn_args=[step, carries]
-            )
+            data = blocks.map_blocks(blocks.dataset(ordered), tasks.emit, step, carries)
         return data, statistics, histories
 
     def _scan(
@@ -279,12 +269,12 @@ class _Preparation:
         refs: blocks.Refs,
         statistics: dict[str, pa.Table],
         histories: dict[str, pa.Table],
-    ) -> dict[int, "ray.ObjectRef[Carry]"]:
+    ) -> dict[int, Any]:
         """The carry of each block, by the id of its first row; fills in the look-ups."""
         summaries, firsts, inner = [], [], []
         jobs = [(step, ref) for ref in refs]
         with progress(len(refs), f"scanning by {', '.join(step.key)}", "blocks") as bar:
-            for summary, first, lookup in blocks.each(_summarise, jobs, at_once=self.at_once):
+            for summary, first, lookup in blocks.each(tasks.summarise, jobs, at_once=self.at_once):
                 summaries.append(summary)
                 firsts.append(first)
                 inner.append(lookup)
@@ -293,7 +283,7 @@ class _Preparation:
         schema = inner[0].schema
         tables: list[pa.Table] = []
         for done, table in zip(finished, [*inner, schema.empty_table()], strict=True):
-            tables += [passes.boundary_rows(step, done, schema), table]
+            tables += [scan.boundary_rows(step, done, schema), table]
         whole = pa.concat_tables(tables)
         for statistic in step.statistics:
             names = [f"{statistic.name}.count", f"{statistic.name}.sum"]
@@ -306,18 +296,16 @@ class _Preparation:
 
     # -- encode and write -------------------------------------------------------------------
 
-    def encode(self, data: ray.data.Dataset, encoder: Encoder, findings: Findings) -> blocks.Refs:
+    def encode(self, data: ray.data.Dataset, encoder: Encoder) -> blocks.Refs:
         """Encoded rows, sorted as they will be written."""
         light = ray.put(encoder.without_lookups())
-        encoded = data.map_batches(
-            _encode, batch_size=None, batch_format="pyarrow", fn_args=[light]
-        )
+        encoded = blocks.map_blocks(data, tasks.encode, light)
         with progress(None, "encoding and shuffling", "rows") as bar:
             return blocks.stream(encoded.sort([SPLIT, ORDER, "row_id"]), bar.advance)
 
     def write_shards(self, refs: blocks.Refs, findings: Findings) -> dict[str, int]:
         """Rows of each shard, by its name in the directory."""
-        sizes = list(blocks.each(_split_sizes, [(ref,) for ref in refs], at_once=self.at_once))
+        sizes = list(blocks.each(tasks.split_sizes, [(ref,) for ref in refs], at_once=self.at_once))
         jobs: list[tuple[list[tuple[Any, int, int]]]] = []
         written: dict[str, int] = {}
         starts = np.concatenate([np.zeros((1, len(SPLITS)), int), np.cumsum(sizes, axis=0)])
@@ -337,7 +325,7 @@ class _Preparation:
                 jobs.append((pieces,))
                 written[f"{split}/part-{number:05d}.parquet"] = last - first
         with progress(sum(findings.rows), "writing shards", "rows") as bar:
-            done = blocks.each(_shard, jobs, at_once=self.cpus + 1)
+            done = blocks.each(tasks.shard, jobs, at_once=self.cpus + 1)
             for (name, count), content in zip(written.items(), done, strict=True):
                 (self.staging / name).write_bytes(content)
                 bar.advance(count)
@@ -398,87 +386,3 @@ def _passes(config: InfnetConfig, reader: RowReader, findings: Findings) -> list
         grouped.setdefault((reader.log.columns.user,), ([], []))[1].append(History(name, history))
     made = [Pass(key, tuple(s), tuple(h), rolling) for key, (s, h) in grouped.items()]
     return sorted(made, key=lambda step: (len(step.histories) > 0, step.key))
-
-
-# ---------------------------------------------------------------------------------------------
-# Tasks: what runs on Ray's workers
-
-
-def _read(batch: pa.Table, reader: Any) -> Iterator[pa.Table]:
-    reader = ray.get(reader)
-    for index in batch["fragment"].to_pylist():
-        yield from reader.read(index)
-
-
-def _find(reader: RowReader, block: pa.Table) -> Findings:
-    return rows.find(reader, block)
-
-
-def _count(reader: RowReader, block: pa.Table, parts: int) -> Any:
-    counts = rows.count_values(reader.features, block, parts)
-    return counts[0] if parts == 1 else counts
-
-
-def _merge_counts(reader: RowReader, refs: list[Any]) -> dict[str, pa.Table]:
-    features = reader.features
-    merged: dict[str, pa.Table] = ray.get(refs[0])
-    for ref in refs[1:]:
-        merged = features.merge_counts([merged, ray.get(ref)])
-    demands = features.demands().vocabularies
-    return {name: rows.most_frequent(table, demands[name]) for name, table in merged.items()}
-
-
-def _quarantine(reader: RowReader, index: int) -> pa.Table:
-    return reader.quarantine(index)
-
-
-def _good(block: pa.Table) -> pa.Table:
-    return rows.good(block)
-
-
-def _with_key(block: pa.Table, key: tuple[str, ...]) -> pa.Table:
-    keys = pa.array(row_keys(block, key))
-    if KEY in block.column_names:
-        block = block.drop_columns([KEY])
-    return block.append_column(KEY, keys)
-
-
-def _summarise(step: Pass, block: pa.Table) -> tuple[passes.Summary, int, pa.Table]:
-    summary, inner = passes.summarise(step, block)
-    return summary, block[ROW_ID][0].as_py(), inner
-
-
-def _emit(block: pa.Table, step: Pass, carries: dict[int, Any]) -> Iterator[pa.Table]:
-    carry = ray.get(carries[block[ROW_ID][0].as_py()])
-    yield from passes.emit(step, block, carry, CELLS)
-
-
-def _encode(block: pa.Table, encoder: Any) -> pa.Table:
-    encoder = ray.get(encoder)
-    encoded = encoder.encode(block)
-    ids = encoded["row_id"].to_numpy()
-    hashed = (mix(ids.astype(np.uint64)) >> np.uint64(1)).astype(np.int64)
-    split = block[SPLIT]
-    order = np.where(split.to_numpy() == TRAIN, hashed, ids)
-    return encoded.append_column(SPLIT, split).append_column(ORDER, pa.array(order))
-
-
-def _split_sizes(block: pa.Table) -> list[int]:
-    return np.bincount(block[SPLIT].to_numpy(), minlength=len(SPLITS)).tolist()
-
-
-def _shard(pieces: list[tuple[Any, int, int]]) -> bytes:
-    parts = [ray.get(ref).slice(first, last - first) for ref, first, last in pieces]
-    return _parquet(pa.concat_tables(parts).drop_columns([SPLIT, ORDER]))
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(
-        table.combine_chunks().replace_schema_metadata(None),
-        sink,
-        row_group_size=ROW_GROUP_ROWS,
-        compression="zstd",
-        write_page_checksum=True,
-    )
-    return sink.getvalue()

@@ -1,4 +1,4 @@
-"""From a fragment of the raw log to checked rows: reasons of bad rows, roles, split; and what they tell.
+"""From a fragment of the raw log to checked rows (bad or with roles and split), and what they tell.
 
 Nothing here knows Ray: prepare calls it in its tasks, tests call it directly.
 """
@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from infnet.data.passes import SPLIT, TRAIN
 from infnet.data.shards import SPLITS
 from infnet.data.split import NO_SPLIT, Splitter
 from infnet.features.base import VocabularyDemand
-from infnet.features.columns import plain
+from infnet.features.columns import pc, plain
 from infnet.features.feature_set import FeatureSet
 from infnet.features.hashing import hash_values
 from infnet.features.statistic import observed_value
@@ -87,7 +86,7 @@ def good(rows: pa.Table) -> pa.Table:
 
 @dataclass(frozen=True)
 class Findings:
-    """What blocks of checked rows tell before anything is fitted. Merging is exact and order-free."""
+    """What blocks of checked rows tell before anything is fitted; merging needs no order."""
 
     rows: tuple[int, ...] = (0,) * len(SPLITS)
     """Good rows of each split."""

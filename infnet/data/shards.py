@@ -1,4 +1,4 @@
-"""The Parquet shards of a prepared dataset: which there are, how many rows, and rows by position."""
+"""The Parquet shards of a prepared dataset: which there are, and their rows by position."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,12 +44,14 @@ class Shards:
         return sum(shard.rows for shard in self.files)
 
     def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> Iterator[pa.Table]:
-        """Rows `start` (inclusive) to `stop` (exclusive) of a shard, at most one row group at a time.
+        """Rows `start` (inclusive) to `stop` (exclusive) of a shard, at most one row group at a
+        time.
 
         Page checksums are verified.
 
         Raises:
-            ConfigError: the file is missing, truncated or corrupt, or has not the rows of the manifest.
+            ConfigError: the file is missing, truncated or corrupt, or has not the rows of the
+            manifest.
         """
         stop = shard.rows if stop is None else stop
         filesystem, path = storage.arrow_filesystem(storage.join(self.uri, shard.name))
@@ -87,8 +89,8 @@ class Shards:
 
     def _damaged(self, shard: Shard, what: str) -> ConfigError:
         return ConfigError(
-            f"the shard {storage.join(self.uri, shard.name)} is missing, truncated or corrupt ({what}); "
-            "run `infnet prepare` again"
+            f"the shard {storage.join(self.uri, shard.name)} is missing, truncated or corrupt "
+            f"({what}); run `infnet prepare` again"
         )
 
 
@@ -98,14 +100,16 @@ def open_shards(uri: str, split: SplitName, schema: Schema, *, verify: bool = Tr
     With `verify`, sizes and digests of all files are compared with the manifest, once per process.
 
     Raises:
-        ConfigError: no prepared dataset, damaged, of a newer format, or fitted with another encoder.
+        ConfigError: no prepared dataset, damaged, of a newer format, or fitted with another
+        encoder.
     """
     found = manifest.read(uri, kind=KIND, format_version=FORMAT_VERSION)
     if found.info["encoder_digest"] != schema.encoder_digest:
         raise ConfigError(
-            f"{uri} was prepared with encoder {found.info['encoder_digest']}, the schema of the model "
-            f"belongs to encoder {schema.encoder_digest}: it is the schema of another dataset; train on "
-            "this dataset, or point inputs.data at the one the model was trained on"
+            f"{uri} was prepared with encoder {found.info['encoder_digest']}, the schema of the "
+            f"model belongs to encoder {schema.encoder_digest}: it is the schema of another "
+            "dataset; train on this dataset, or point inputs.data at the one the model was "
+            "trained on"
         )
     if verify:
         _verified(uri, found.created)

@@ -4,14 +4,13 @@ import datetime
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from infnet.config import ColumnSplit, HashSplit, TimeSplit
 from infnet.data.shards import SPLITS
-from infnet.features.columns import plain, text
+from infnet.features.columns import pc, plain, text
 from infnet.features.hashing import hash_values
 from rayrun.config import ConfigError
-from rayrun.data.columns import Columns, iso_milliseconds, to_milliseconds
+from rayrun.data.columns import Columns, TimeUnit, iso_milliseconds, to_milliseconds
 
 NO_SPLIT = -1
 """Code of a row whose split cannot be told; the others are positions in `SPLITS`."""
@@ -29,7 +28,7 @@ class Splitter:
             ConfigError: a missing column, an unreadable cut, or splits that overlap.
         """
         self.split = split
-        self._unit = "ms"
+        self._unit: TimeUnit = "ms"
         if isinstance(split, TimeSplit):
             name = split.column or (columns.time.column if columns.time else "")
             if not name:
@@ -60,8 +59,8 @@ class Splitter:
             low = min(split.valid, split.test)
             if low <= 0 or split.valid + split.test >= 1:
                 raise ConfigError(
-                    f"data.split: valid ({split.valid}) and test ({split.test}) must be above 0 and "
-                    "together below 1, or a split is empty"
+                    f"data.split: valid ({split.valid}) and test ({split.test}) must be above 0 "
+                    "and together below 1, or a split is empty"
                 )
 
     def codes(self, rows: pa.Table) -> np.ndarray:
@@ -125,7 +124,8 @@ class Splitter:
         if found is None:
             raise ConfigError(
                 f"data.split.{key} must be an ISO date or date-time (2022-04-19, "
-                f"2022-04-19T00:00+08:00) or an integer in the unit of {self.column}, found {value!r}"
+                f"2022-04-19T00:00+08:00) or an integer in the unit of {self.column}, "
+                f"found {value!r}"
             )
         return found
 

@@ -1,6 +1,7 @@
 import gc
 import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -173,19 +174,19 @@ def damaged(tmp_path):
 
 def test_a_truncated_shard_is_named(damaged):
     _, uri = damaged
-    path = f"{uri}/train/part-00001.parquet"
-    content = open(path, "rb").read()
-    open(path, "wb").write(content[: len(content) // 2])
+    path = Path(uri, "train/part-00001.parquet")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ConfigError, match=r"part-00001.parquet is truncated"):
         loader(uri)
 
 
 def test_a_shard_with_one_flipped_bit_is_named(damaged):
     _, uri = damaged
-    path = f"{uri}/train/part-00000.parquet"
-    content = bytearray(open(path, "rb").read())
+    path = Path(uri, "train/part-00000.parquet")
+    content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    open(path, "wb").write(content)
+    path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"part-00000.parquet is damaged"):
         loader(uri)
     with pytest.raises(ConfigError, match=r"part-00000.parquet is missing, truncated or corrupt"):
@@ -208,9 +209,9 @@ def test_the_schema_of_another_dataset_is_refused(dataset):
 
 def test_a_dataset_of_a_newer_format_is_refused(damaged):
     _, uri = damaged
-    path = f"{uri}/manifest.json"
-    text = open(path).read().replace('"format_version": 1', '"format_version": 99')
-    open(path, "w").write(text)
+    path = Path(uri, "manifest.json")
+    text = path.read_text().replace('"format_version": 1', '"format_version": 99')
+    path.write_text(text)
     with pytest.raises(ConfigError, match=r"format_version 99"):
         loader(uri)
 
@@ -218,7 +219,10 @@ def test_a_dataset_of_a_newer_format_is_refused(damaged):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lanes": 4, "world_size": 3}, r"train.lanes \(4\) must be a multiple .* \(3\)"),
+        (
+            {"lanes": 4, "world_size": 3},
+            r"train.lanes \(4\) must be a multiple of the workers \(3\)",
+        ),
         ({"batch_size": 66}, r"train.batch_size \(66\) must be a multiple .* the nearest is 64"),
         ({"shuffle_rows": 0}, r"train.shuffle_rows must be at least 1, found 0"),
         ({"batch_size": 4096}, r"train.batch_size \(4096\) is more than the 2000 training rows"),

@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from infnet.data import passes
+from infnet.data import passes, scan
 from infnet.data.passes import History, Pass, Statistic
 from infnet.features.base import HistoryDemand, StatisticDemand, Where
 from tests.infnet.data import brute_force
@@ -52,19 +54,19 @@ def plan(rolling, max_length=5):
 
 def run(plan, rows, cuts):
     edges = [0, *sorted(cuts), rows.num_rows]
-    blocks = [rows.slice(a, b - a) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
-    summaries = [passes.summarise(plan, block) for block in blocks]
+    blocks = [rows.slice(a, b - a) for a, b in pairwise(edges) if b > a]
+    summaries = [scan.summarise(plan, block) for block in blocks]
     carries, finished = passes.fold(plan, [summary for summary, _ in summaries])
     pieces = [
         piece
         for block, carry in zip(blocks, carries, strict=True)
-        for piece in passes.emit(plan, block, carry, cells=8)
+        for piece in scan.emit(plan, block, carry, cells=8)
     ]
     inner = [lookup for _, lookup in summaries]
     schema = inner[0].schema
     lookups = []
     for done, table in zip(finished, [*inner, schema.empty_table()], strict=True):
-        lookups += [passes.boundary_rows(plan, done, schema), table]
+        lookups += [scan.boundary_rows(plan, done, schema), table]
     return pa.concat_tables(pieces).combine_chunks(), pa.concat_tables(lookups).combine_chunks()
 
 

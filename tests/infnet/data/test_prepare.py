@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infnet.config import InfnetConfig
 from infnet.data.prepare import plan, prepare
 from infnet.features.encoder import Encoder
 from infnet.schema import Schema
@@ -187,7 +188,7 @@ def test_what_is_written_can_be_read_and_says_what_it_is(prepared):
     from infnet.data.loader import scan
     from rayrun.metrics import Result
 
-    rows, out = prepared
+    _, out = prepared
     manifest.verify(str(out))
     schema = Schema.read(out / "schema.json")
     assert schema.encoder_digest == Encoder.read(out / "encoder").digest
@@ -371,7 +372,7 @@ def test_kuairand_has_the_published_split_and_causal_columns(tmp_path):
 
     root = Path(__file__).parents[3]
     config = load_config(
-        __import__("infnet.config", fromlist=["InfnetConfig"]).InfnetConfig,
+        InfnetConfig,
         str(root / "configs/infnet/kuairand27k_explicit.yaml"),
     )
     out = tmp_path / "out"
