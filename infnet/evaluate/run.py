@@ -161,7 +161,8 @@ def _job(
             raise ConfigError(f"--split must be valid or test, found {split!r}")
         dataset = dataset_of(config, run)
         found = manifest.read(dataset, kind=DATASET_KIND, format_version=DATASET_VERSION)
-        return Job(models, SplitRows(dataset, split), size, gpu), found.info["rows"][split]
+        rows: int = found.info["rows"][split]
+        return Job(models, SplitRows(dataset, split, rows), size, gpu), rows
     reader = raw_reader(config, run, data, labels=True)
     counts = [fragment.rows for fragment in reader.log.fragments()]
     total = None if None in counts else sum(count or 0 for count in counts)
@@ -231,7 +232,7 @@ def _workers(config: InfnetConfig, job: Job, bar: Bar) -> Iterator[Scored]:
         sent = ray.put(job)
         waiting: dict[Any, int] = {remote.remote(sent, r, workers): r for r in range(workers)}
         while waiting:
-            ready, _ = ray.wait(list(waiting), num_returns=1, fetch_local=False)
+            ready: Any = ray.wait(list(waiting), num_returns=1, fetch_local=False)[0]
             for stream in ready:
                 try:
                     scored: Any = ray.get(next(stream))

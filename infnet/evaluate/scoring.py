@@ -19,6 +19,8 @@ from infnet.model.recommender import Recommender
 from infnet.schema import Schema
 from infnet.train.checkpoint import load
 
+BATCHES_OF_A_PART = 8
+
 
 @dataclass(frozen=True)
 class SplitRows:
@@ -26,6 +28,15 @@ class SplitRows:
 
     dataset: str
     split: SplitName
+    rows: int
+
+    def parts(self, batch_size: int) -> int:
+        """Parts that workers share. They and their batches depend on the rows alone.
+
+        A matrix product may round a row differently in another batch, and the last bit can break a
+        tie; so one worker and eight score the same batches.
+        """
+        return max(1, -(-self.rows // (BATCHES_OF_A_PART * batch_size)))
 
 
 @dataclass(frozen=True)
@@ -62,9 +73,10 @@ def score(job: Job, rank: int = 0, world_size: int = 1) -> Iterator[Scored]:
         models[name] = model.to(device)
     assert schema is not None
     if isinstance(job.rows, SplitRows):
-        place, split = job.rows.dataset, job.rows.split
-        for batch in scan(place, split, schema, job.batch_size, rank, world_size):
-            yield Scored(score_batch(models, schema, batch, device))
+        place, split, parts = job.rows.dataset, job.rows.split, job.rows.parts(job.batch_size)
+        for part in range(rank, parts, world_size):
+            for batch in scan(place, split, schema, job.batch_size, part, parts):
+                yield Scored(score_batch(models, schema, batch, device))
         return
     for index in range(rank, len(job.rows.log.fragments()), world_size):
         for encoded, bad in job.rows.read(index):
