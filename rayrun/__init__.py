@@ -1,3 +1,3 @@
-"""rayrun: the floor both recommenders stand on (configuration, storage, provenance, Ray). It knows no model."""
+"""The floor both recommenders stand on: configuration, storage, provenance, Ray; no model."""
 
 __version__ = "0.1.0"

@@ -1,8 +1,8 @@
-"""Reference of a configuration as Markdown, made from the classes themselves: `docs/config.md` is this."""
+"""Reference of a configuration in Markdown, made from its classes: `docs/config.md` is this."""
 
 import types
 from enum import Enum
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -11,7 +11,7 @@ from rayrun.config import Config
 
 
 def reference(title: str, root: type[Config]) -> str:
-    """One section per class reachable from `root`: key, type, default, meaning; classes in reading order."""
+    """One section per class reachable from `root`, in reading order: key, type, default, meaning."""
     sections: list[str] = [f"# {title}", ""]
     waiting: list[type[BaseModel]] = [root]
     done: set[type[BaseModel]] = set()
@@ -80,6 +80,6 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     found: list[type[BaseModel]] = []
-    for inner in cast(tuple[Any, ...], get_args(annotation)):
+    for inner in get_args(annotation):
         found += _models(inner)
     return found
