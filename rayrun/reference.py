@@ -11,7 +11,7 @@ from rayrun.config import Config
 
 
 def reference(title: str, root: type[Config]) -> str:
-    """One section per class reachable from `root`, in reading order: key, type, default, meaning."""
+    """One section per class reachable from `root`: key, type, default, meaning."""
     sections: list[str] = [f"# {title}", ""]
     waiting: list[type[BaseModel]] = [root]
     done: set[type[BaseModel]] = set()
