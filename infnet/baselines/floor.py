@@ -18,9 +18,12 @@ from rayrun.config import ConfigError
 
 
 class FloorConfig(BaseModel):
-    """One linear layer per task over all features of type `statistic`; no embeddings."""
+    """One linear layer per task over features of type `statistic`; no embeddings."""
 
     type: Literal["floor"] = "floor"
+    statistics: Literal["own", "all"] = "own"
+    """What a task's layer reads: the rates of its own label (all statistics where it has none), or
+    all statistics. Counts and the rates of other tasks drift more than they tell on small logs."""
     gain: float = 10.0
     """Logits are gain · (w x + b): a step of Adam moves a coefficient by about lr · gain, so that
     this small convex problem is solved in as many steps as the big models take."""
@@ -61,6 +64,13 @@ class Floor(nn.Module):
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
         self.gain = config.gain
         self.heads = Heads(schema.tasks, len(columns))
+        owners = [slot.task for slot in slots for _ in range(slot.width)]
+        reads = torch.ones(len(schema.tasks), len(columns))
+        if config.statistics == "own":
+            for row, task in enumerate(schema.tasks):
+                if task in owners:
+                    reads[row] = torch.tensor([float(owner == task) for owner in owners])
+        self.register_buffer("reads", reads, persistent=False)
         with torch.no_grad():
             for task, tower in zip(schema.tasks, self.heads.towers, strict=True):
                 for parameter in tower.parameters():
@@ -72,8 +82,8 @@ class Floor(nn.Module):
 
     def forward(self, inputs: Inputs) -> dict[str, Float[Tensor, "B _"]]:
         """Logits of every task."""
-        statistics = inputs.dense.index_select(1, self.get_buffer("columns"))
-        return self.heads([statistics * self.gain] * len(self.heads.tasks))
+        statistics = inputs.dense.index_select(1, self.get_buffer("columns")) * self.gain
+        return self.heads([statistics * reads for reads in self.get_buffer("reads")])
 
 
 def _is_logit(name: str) -> bool:

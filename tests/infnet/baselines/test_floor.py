@@ -64,3 +64,19 @@ def test_a_schema_without_statistics_is_told_which_features_to_add(make_schema):
 def test_a_gain_of_nothing_is_refused():
     with pytest.raises(ConfigError, match="gain must be above 0, found 0"):
         validate(FloorConfig, {"gain": 0}, where="model")
+
+
+def test_a_task_reads_its_own_rates_unless_all_are_asked_for(make_schema, make_batch):
+    tasks = {"click": BinaryTask(label="c"), "like": BinaryTask(label="l")}
+    schema = make_schema(dense=rates("click", "click", "like"), tasks=tasks)
+    batch = make_batch(schema, 5)
+    changed = make_batch(schema, 5)
+    changed.dense.copy_(batch.dense)
+    changed.dense[:, 2] += 1
+    for statistics, same in (("own", True), ("all", False)):
+        model = Recommender(FloorConfig(statistics=statistics), schema)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1)
+        assert torch.equal(model(changed)["click"], model(batch)["click"]) is same
+        assert not torch.equal(model(changed)["like"], model(batch)["like"])
