@@ -75,10 +75,9 @@ def fit(worker: Worker, config: InfnetConfig, schema: Schema, place: Place) -> J
         journal.restore(newest)
         learner.load(newest)
 
-    started_at = journal.steps
+    started_at, losses = journal.steps, _Mean(len(schema.tasks), worker)
     with RunLog(place.out, config, worker, resume_at=started_at) as log:
         while journal.epoch < train.epochs and not journal.stopped_early:
-            losses = _Mean(len(schema.tasks), worker)
             for batch in loader.epoch(journal.epoch, start_step=journal.step):
                 losses.add(learner.step(batch.to(worker.device), journal.steps))
                 journal.stepped(loader.steps_per_epoch)

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -16,6 +17,9 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon reports and deaths are noticed
 }
+
+CONNECT_S = 10.0
+"""How long an attached cluster may take to accept a connection."""
 
 
 @contextlib.contextmanager
@@ -102,12 +106,19 @@ def _start(compute: LocalCompute, temporary: Path) -> None:
 
 def _attach(address: str) -> None:
     ray: Any = importlib.import_module("ray")
-
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
             f"compute.address ({address}): no Ray cluster answers ({reason}); start one, correct "
             "the address, or use compute: {type: local}"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
