@@ -23,7 +23,7 @@ def ascending(values: Shaped[ndarray, " N"]) -> Int64[ndarray, " N"]:
         return np.argsort(values, kind="stable")
     keys = monotone_bits(narrow).astype(np.uint64)
     keys <<= np.uint64(32)
-    keys |= np.arange(keys.size, dtype=np.uint64)
+    keys |= np.arange(keys.size, dtype=np.uint32)
     keys.sort()
     keys &= np.uint64(0xFFFFFFFF)
     return keys.view(np.int64)

@@ -115,7 +115,7 @@ class Predictions:
         self.exact_rows = exact_rows
         self.num_rows = 0
         self.digest = 0
-        """Sum of mixed row ids and users: equal for the same rows in any order."""
+        """A sum over (row id, user) pairs: equal for the same rows in any order."""
         self._held: list[Rows] = []
         self._held_rows = 0
         self._spill = spill
@@ -190,7 +190,8 @@ class Predictions:
         self._held_rows += len(rows)
         self._held.append(rows)
         if not digested:
-            each = mixed(rows.row_id ^ mixed(rows.user).view(np.int64))
+            each = rows.row_id.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            each ^= rows.user.view(np.uint64)
             self.digest = (self.digest + int(each.sum(dtype=np.uint64))) % 2**64
         if self._held_rows > self.exact_rows:
             self._flush()

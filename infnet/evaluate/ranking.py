@@ -36,7 +36,7 @@ def order_by_user(
         return UserOrder(order, order, order)
     keys = user[order].astype(np.uint64)
     keys <<= np.uint64(32)
-    keys |= np.arange(keys.size, dtype=np.uint64)
+    keys |= np.arange(keys.size, dtype=np.uint32)
     keys.sort()
     code = keys >> np.uint64(32)
     keys &= np.uint64(0xFFFFFFFF)

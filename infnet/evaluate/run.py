@@ -29,7 +29,7 @@ from infnet.train.checkpoint import load
 from rayrun import manifest, storage
 from rayrun.config import ConfigError
 from rayrun.metrics import Result
-from rayrun.progress import Bar, progress
+from rayrun.progress import progress
 from rayrun.ray.session import session
 
 KIND = "infnet.evaluation"
@@ -198,7 +198,8 @@ def _score(
     rows = {name: Predictions(tasks) for name in job.models}
     quarantine = Quarantine(staging)
     with progress(total, "scoring", unit="rows") as bar:
-        for scored in _workers(config, job, bar):
+        for scored in _workers(config, job):
+            bar.advance(sum(len(part) for part in list(scored.rows.values())[:1]))
             for name, part in scored.rows.items():
                 writers[name].write(part)
                 rows[name].add(part)
@@ -210,11 +211,9 @@ def _score(
     return rows
 
 
-def _workers(config: InfnetConfig, job: Job, bar: Bar) -> Iterator[Scored]:
+def _workers(config: InfnetConfig, job: Job) -> Iterator[Scored]:
     if config.compute.workers == 1 and not job.gpu:
-        for scored in score(job):
-            _advance(bar, scored)
-            yield scored
+        yield from score(job)
         return
     import ray
     from ray.exceptions import RayTaskError
@@ -242,12 +241,7 @@ def _workers(config: InfnetConfig, job: Job, bar: Bar) -> Iterator[Scored]:
                 except RayTaskError as error:
                     cause = error.cause
                     raise (cause if isinstance(cause, ConfigError) else error) from None
-                _advance(bar, scored)
                 yield scored
-
-
-def _advance(bar: Bar, scored: Scored) -> None:
-    bar.advance(sum(len(rows) for rows in list(scored.rows.values())[:1]))
 
 
 def _finish(

@@ -23,6 +23,9 @@ RANKING = ("auc", "gauc_impressions", "gauc_users", "gauc_positives")
 CALIBRATION = ("logloss", "ne", "ece")
 AMOUNTS = ("mae", "rmse", "r2", "gini")
 
+BLOCK_ROWS = 65_536
+"""Rows whose losses are worked on together: they fit the cache."""
+
 
 def known_metric(name: str) -> bool:
     """True for every metric that can be computed here."""
@@ -58,83 +61,125 @@ class Statistics:
         return np.stack(parts, axis=1)
 
 
-def measure(
-    rows: TaskRows,
-    metrics: Sequence[str],
-    num_users: int,
-    *,
-    amount: bool = False,
-    shift: float = 0.0,
-    ranks: bool = True,
-) -> Statistics:
-    """Sums of the rows by user, as far as `metrics` need them.
+def pointwise(
+    rows: TaskRows, metrics: Sequence[str], num_users: int, shift: float = 0.0
+) -> dict[str, ndarray]:
+    """Columns by user that need one row at a time: weights, losses, errors.
 
-    With `amount` the ranking metrics take a label above 0 as positive. `shift` is subtracted from
-    labels inside R² against cancellation: any constant near their mean. `ranks=False` leaves out
-    what needs all rows at once.
+    `shift` is subtracted from labels inside R² against cancellation: any constant near their mean.
     """
-    w = rows.weight.astype(np.float64)
-    y = rows.label.astype(np.float64)
-    built: dict[str, ndarray] = {"users": (np.bincount(rows.user, minlength=num_users) > 0) + 0.0}
+    total: dict[str, ndarray] = {}
+    size = max(BLOCK_ROWS, num_users)
+    for first in range(0, max(rows.label.size, 1), size):
+        block = slice(first, first + size)
+        part = TaskRows(
+            rows.user[block], rows.weight[block], rows.prediction[block], rows.label[block]
+        )
+        for name, values in _block_sums(part, set(metrics), num_users, shift).items():
+            if first:
+                total[name] += values
+            else:
+                total[name] = values
+    total["users"] = (total["users"] > 0) + 0.0
+    return total
+
+
+def _block_sums(
+    rows: TaskRows, metrics: set[str], num_users: int, shift: float
+) -> dict[str, ndarray]:
+    w, p, y = (c.astype(np.float64) for c in (rows.weight, rows.prediction, rows.label))
 
     def by_user(values: ndarray) -> ndarray:
         return np.bincount(rows.user, values, minlength=num_users)
 
-    built["w"] = by_user(w)
-    built["wy"] = by_user(w * y)
-    if {"logloss", "ne"} & set(metrics):
-        built["logloss"] = by_user(w * row_losses(rows.label, rows.prediction))
+    built = {
+        "users": np.bincount(rows.user, minlength=num_users),
+        "w": by_user(w),
+        "wy": by_user(w * y),
+    }
+    if {"logloss", "ne"} & metrics:
+        built["logloss"] = by_user(w * row_losses(y, p))
     if "ece" in metrics:
-        cell = rows.user * ECE_BINS + ece_bins(rows.prediction)
-        gap = w * (rows.prediction - y)
-        built["ece"] = np.bincount(cell, gap, num_users * ECE_BINS).reshape(num_users, ECE_BINS)
-    if set(AMOUNTS) & set(metrics):
-        error = rows.prediction.astype(np.float64) - y
+        cell = rows.user * ECE_BINS + ece_bins(p)
+        built["ece"] = np.bincount(cell, w * (p - y), num_users * ECE_BINS)
+        built["ece"] = built["ece"].reshape(num_users, ECE_BINS)
+    if set(AMOUNTS) & metrics:
+        error = p - y
         built["mae"] = by_user(w * np.abs(error))
         built["rmse"] = by_user(w * error * error)
         built["y"] = by_user(w * (y - shift))
         built["yy"] = by_user(w * (y - shift) ** 2)
         built["negative"] = by_user((y < 0) + 0.0)
-    concordances: dict[str, Concordance | LinearConcordance] = {}
-    ranked = [name for name in metrics if name in RANKING or name.startswith("ndcg@")]
-    if ranked or "gini" in metrics:
-        order = ascending(rows.prediction)
-        gain = (y > 0) + 0.0 if amount else y
-        if ranked:
-            built.update(_user_columns(rows, w, gain, order, ranked, num_users))
-        ranks = ranks and y.size > 0
-        if ranks and "auc" in metrics:
-            ordered = gain[order], w[order]
-            a, b = ordered[0] * ordered[1], (1 - ordered[0]) * ordered[1]
-            concordances["auc"] = _concordance(rows.prediction, order, a, b, rows.user)
-        if ranks and "gini" in metrics:
-            w_o, y_o = w[order], y[order]
-            concordances["gini_model"] = _concordance(
-                rows.prediction, order, w_o, w_o * y_o, rows.user
-            )
-            order = ascending(rows.label)
-            w_o, y_o = w[order], y[order]
-            concordances["gini_best"] = _concordance(rows.label, order, w_o, w_o * y_o, rows.user)
-    return Statistics(*_matrix(built), ranks=concordances)
+    return built
+
+
+def ranked(
+    rows: TaskRows,
+    metrics: Sequence[str],
+    num_users: int,
+    *,
+    amount: bool = False,
+    concordances: bool = True,
+) -> tuple[dict[str, ndarray], dict[str, Concordance | LinearConcordance]]:
+    """What needs the rows in order of prediction: columns by user (gAUC, nDCG), and concordances.
+
+    With `amount` the ranking metrics take a label above 0 as positive. Concordances need all rows
+    at once; without them, rows may be a part that holds its users whole.
+    """
+    columns: dict[str, ndarray] = {}
+    found: dict[str, Concordance | LinearConcordance] = {}
+    by_user = [n for n in metrics if n.startswith(("gauc_", "ndcg@"))]
+    if not by_user and not {"auc", "gini"} & set(metrics):
+        return columns, found
+    order = ascending(rows.prediction)
+    y = rows.label.astype(np.float64)
+    w = None if (rows.weight == 1).all() else rows.weight.astype(np.float64)
+    gain = (y > 0) + 0.0 if amount else y
+    if by_user:
+        columns = _user_columns(rows, w, gain, order, by_user, num_users)
+    if not concordances or not y.size:
+        return columns, found
+    if "auc" in metrics:
+        a, b = _masses(gain[order], None if w is None else w[order])
+        found["auc"] = _concordance(rows.prediction, order, a, b, rows.user)
+    if "gini" in metrics:
+        w = np.ones(y.size) if w is None else w
+        for name, score in (("gini_model", rows.prediction), ("gini_best", rows.label)):
+            order = order if name == "gini_model" else ascending(score)
+            a = w[order]
+            found[name] = _concordance(score, order, a, a * y[order], rows.user)
+    return columns, found
+
+
+def _masses(gain: ndarray, w: ndarray | None) -> tuple[ndarray, ndarray]:
+    if w is None:
+        return gain, 1 - gain
+    return gain * w, (1 - gain) * w
 
 
 def _user_columns(
-    rows: TaskRows, w: ndarray, gain: ndarray, order: ndarray, ranked: list[str], num_users: int
+    rows: TaskRows,
+    w: ndarray | None,
+    gain: ndarray,
+    order: ndarray,
+    metrics: list[str],
+    num_users: int,
 ) -> dict[str, ndarray]:
     grouped = order_by_user(order, rows.prediction, rows.user)
     who = rows.user[grouped.rows[grouped.users]]
-    gain, w = gain[grouped.rows], w[grouped.rows]
+    gain = gain[grouped.rows]
     built: dict[str, ndarray] = {}
 
     def put(name: str, values: ndarray) -> None:
         built[name] = np.zeros(num_users)
         built[name][who] = values
 
-    for name in ranked:
+    for name in metrics:
         if name.startswith("ndcg@"):
             put(name, user_ndcg(grouped, gain, int(name[5:])))
-    if any(name.startswith("gauc") for name in ranked):
-        auc, positives, negatives = user_aucs(grouped, gain * w, (1 - gain) * w)
+    if any(name.startswith("gauc") for name in metrics):
+        masses = _masses(gain, None if w is None else w[grouped.rows])
+        auc, positives, negatives = user_aucs(grouped, *masses)
         both = ~np.isnan(auc)
         shares = {"impressions": positives + negatives, "users": 1.0, "positives": positives}
         for name, share in shares.items():
@@ -151,7 +196,8 @@ def _concordance(
     return Concordance(run_starts(ordered[1:] != ordered[:-1]), a, b, user.astype(np.int32)[order])
 
 
-def _matrix(built: dict[str, ndarray]) -> tuple[dict[str, slice], ndarray]:
+def matrix(built: dict[str, ndarray]) -> tuple[dict[str, slice], Float64[ndarray, "U K"]]:
+    """Named columns side by side, and where each stands."""
     columns: dict[str, slice] = {}
     at = 0
     for name, values in built.items():

@@ -16,7 +16,7 @@ from infnet.evaluate.correlation import CorrelationSums
 from infnet.evaluate.curves import Curve, curve_of
 from infnet.evaluate.histogram import LinearConcordance, ScoreHistogram
 from infnet.evaluate.predictions import Rows, mixed
-from infnet.evaluate.statistics import Statistics, TaskRows, measure
+from infnet.evaluate.statistics import Statistics, TaskRows, matrix, pointwise, ranked
 
 BUCKETS = 4096
 """Units of the bootstrap above `exact_rows` rows: users, hashed into so many groups."""
@@ -49,20 +49,21 @@ class Totals:
             self._begin(rows)
         shift = self.shift
 
-        def one(t: int) -> tuple[TaskRows, Statistics]:
-            task = task_rows(rows, code, t)
-            found = measure(
-                task,
-                self.wanted[t],
-                users.size,
-                amount=self.amounts[t],
-                shift=float(shift[t]),
-                ranks=self.exact,
-            )
-            return task, found
-
+        tasks = [task_rows(rows, code, t) for t in range(num_tasks)]
+        # two jobs per task, so that one task alone uses two threads
+        summed = [
+            pool.submit(pointwise, task, wanted, users.size, shift=float(centre))
+            for task, wanted, centre in zip(tasks, self.wanted, shift, strict=True)
+        ]
+        ordered = [
+            pool.submit(ranked, task, wanted, users.size, amount=amount, concordances=self.exact)
+            for task, wanted, amount in zip(tasks, self.wanted, self.amounts, strict=True)
+        ]
         bucket = None if self.exact else (mixed(users) % np.uint64(BUCKETS)).astype(np.int64)
-        for t, (task, found) in enumerate(pool.map(one, range(num_tasks))):
+        for t, task in enumerate(tasks):
+            columns, concordances = ordered[t].result()
+            layout, sums = matrix({**summed[t].result(), **columns})
+            found = Statistics(layout, sums, concordances)
             self.observed[t] += task.label.size
             if self.draw and task.label.size:
                 curve, before = curve_of(task.prediction, task.label, task.weight), self.drawn[t]
