@@ -4,7 +4,7 @@
 
 Three implementations compute the same numbers for one binary task: AUC, the three gAUCs, nDCG@5,
 LogLoss, NE, ECE (ties exact everywhere). *ours* is `infnet.evaluate`; *loop* calls scikit-learn for
-every user; *polars* sorts once with Polars expressions. Repeats are interleaved in one process, so
+every user; *polars* ranks once with Polars expressions. Repeats are interleaved in one process, so
 all see the same machine; the medians are compared. The loop is measured on a sample of the users
 and scaled by their number where the full loop would take over five minutes; it says so.
 """
@@ -114,87 +114,72 @@ def loop(log: Log, sample: int) -> tuple[dict[str, float], float]:
 
 
 def polars(log: Log) -> dict[str, float]:
-    """Polars expressions over one sort: mid-ranks of runs of ties, then sums by user."""
+    """Polars: each user's ranks once (mid-ranks of ties), then sums by user, collected together.
+
+    The fastest of four ways that were tried; sorting by (user, score) or grouping the ties first
+    took 1.5 to 2 times as long.
+    """
     user, prediction, label = log
-    rows = pl.DataFrame({"user": user, "p": prediction, "y": label}).with_columns(
-        pl.col("y").cast(pl.Float64)
-    )
-    runs = (
-        rows.group_by("user", "p")
-        .agg(pl.len().alias("n"), pl.col("y").sum().alias("pos"))
-        .sort("user", "p")
-        .with_columns((pl.col("n") - pl.col("pos")).alias("neg"))
+    table = pl.Series(np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(5) + 2.0))]))
+    y, pos, neg, first = pl.col("y"), pl.col("pos"), pl.col("neg"), pl.col("top") - 1
+    p = pl.col("p").cast(pl.Float64)
+    clipped = p.clip(2.0**-23, 1 - 2.0**-23)
+    rows = (
+        pl.DataFrame({"user": user, "p": prediction, "y": label})
+        .lazy()
         .with_columns(
-            (pl.col("neg").cum_sum().over("user") - pl.col("neg") / 2).alias("below"),
-            (pl.col("n").sum().over("user") - pl.col("n").cum_sum().over("user")).alias("rank"),
+            y.cast(pl.Float64),
+            pl.col("p").rank().over("user").alias("mid"),
+            pl.col("p").rank("min", descending=True).over("user").alias("top"),
         )
     )
-    discount = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(5) + 2.0))])
-    table = pl.Series(discount)
-    top = (
-        runs.filter(pl.col("rank") < 5)
-        .select(
-            "user",
-            (
-                pl.col("pos")
-                / pl.col("n")
-                * (
-                    _at(table, (pl.col("rank") + pl.col("n")).clip(0, 5))
-                    - _at(table, pl.col("rank"))
-                )
-            ).alias("gain"),
-        )
+    pairs = (pl.col("p").rank() * y).sum() - y.sum() * (y.sum() + 1) / 2
+    whole = rows.select(
+        (pairs / (y.sum() * (pl.len() - y.sum()))).alias("auc"),
+        -pl.when(y == 1).then(clipped).otherwise(1 - clipped).log().mean().alias("loss"),
+        y.mean().alias("rate"),
+    )
+    gaps = rows.group_by((p * ECE_BINS).cast(pl.Int64).clip(0, ECE_BINS - 1).alias("bin")).agg(
+        (p - y).sum().abs().alias("gap")
+    )
+    sums = rows.group_by("user").agg(
+        (pl.col("mid") * y).sum().alias("ranks"),
+        y.sum().alias("pos"),
+        (pl.len() - y.sum()).alias("neg"),
+    )
+    share = _at(table, (first + pl.col("n")).clip(0, 5)) - _at(table, first)
+    gains = (
+        rows.filter(pl.col("top") <= 5)
+        .group_by("user", "top")
+        .agg(pl.len().alias("n"), y.sum().alias("pos"))
+        .select("user", (pos / pl.col("n") * share).alias("gain"))
         .group_by("user")
         .agg(pl.col("gain").sum())
     )
-    users = (
-        runs.group_by("user")
-        .agg(
-            (pl.col("pos") * pl.col("below")).sum().alias("pairs"),
-            pl.col("pos").sum(),
-            pl.col("neg").sum(),
+    one, gap, users, gain = pl.collect_all([whole, gaps, sums, gains])
+    auc = (pl.col("ranks") - pos * (pos + 1) / 2) / (pos * neg)
+    users = users.join(gain, on="user").with_columns(auc.alias("auc"))
+    size = pos + neg
+    impressions, plain, positives = (
+        users.filter((pos > 0) & (neg > 0))
+        .select(
+            ((pl.col("auc") * size).sum() / size.sum()).alias("impressions"),
+            pl.col("auc").mean().alias("users"),
+            ((pl.col("auc") * pos).sum() / pos.sum()).alias("positives"),
         )
-        .join(top, on="user")
-        .with_columns((pl.col("pairs") / (pl.col("pos") * pl.col("neg"))).alias("auc"))
+        .row(0)
     )
-    mean_gain = users.select(
-        (pl.col("gain") / _at(table, pl.col("pos").clip(0, 5))).fill_nan(0.0).mean()
-    ).item()
-    both = users.filter((pl.col("pos") > 0) & (pl.col("neg") > 0))
-    size = pl.col("pos") + pl.col("neg")
-    gauc = both.select(
-        ((pl.col("auc") * size).sum() / size.sum()).alias("impressions"),
-        pl.col("auc").mean().alias("users"),
-        ((pl.col("auc") * pl.col("pos")).sum() / pl.col("pos").sum()).alias("positives"),
-    ).row(0, named=True)
-    scores = (
-        rows.group_by("p")
-        .agg(pl.len().alias("n"), pl.col("y").sum().alias("pos"))
-        .sort("p")
-        .with_columns((pl.col("n") - pl.col("pos")).alias("neg"))
-    )
-    auc = scores.select(
-        (pl.col("pos") * (pl.col("neg").cum_sum() - pl.col("neg") / 2)).sum()
-        / (pl.col("pos").sum() * pl.col("neg").sum())
-    ).item()
-    p = pl.col("p").cast(pl.Float64)
-    clipped = p.clip(2.0**-23, 1 - 2.0**-23)
-    loss, rate = rows.select(
-        -pl.when(pl.col("y") == 1).then(clipped).otherwise(1 - clipped).log().mean().alias("l"),
-        pl.col("y").mean().alias("r"),
-    ).row(0)
-    gaps = rows.group_by((p * ECE_BINS).cast(pl.Int64).clip(0, ECE_BINS - 1).alias("bin")).agg(
-        (p - pl.col("y")).sum().abs().alias("gap")
-    )
+    ndcg = users.select((pl.col("gain") / _at(table, pos.clip(0, 5))).fill_nan(0.0).mean()).item()
+    value, loss, rate = one.row(0)
     return {
-        "auc": auc,
-        "gauc_impressions": gauc["impressions"],
-        "gauc_users": gauc["users"],
-        "gauc_positives": gauc["positives"],
+        "auc": value,
+        "gauc_impressions": impressions,
+        "gauc_users": plain,
+        "gauc_positives": positives,
         "logloss": loss,
         "ne": loss / -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)),
-        "ece": gaps["gap"].sum() / user.size,
-        "ndcg@5": mean_gain,
+        "ece": gap["gap"].sum() / user.size,
+        "ndcg@5": ndcg,
     }
 
 

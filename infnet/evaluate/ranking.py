@@ -86,18 +86,20 @@ def user_ndcg(order: UserOrder, gain: Float64[ndarray, " N"], k: int) -> Float64
     ends = np.append(order.users[1:], num_rows)
     discount = np.zeros(k + 1)
     discount[1:] = np.cumsum(1.0 / np.log2(np.arange(k) + 2.0))
-    first_run = np.searchsorted(order.ties, order.users)
-    runs_of_user = np.diff(np.append(first_run, order.ties.size))
-    user_end = np.repeat(ends, runs_of_user)
-    run_end = np.append(order.ties[1:], num_rows)
-    first_rank = user_end - run_end
-    top = np.flatnonzero(first_rank < k)
-    last_rank = (user_end - order.ties)[top]
-    first_rank = first_rank[top]
-    share = (discount[np.minimum(last_rank, k)] - discount[first_rank]) / (last_rank - first_rank)
-    of_run = sums_of_runs(gain, order.ties)[top] * share
-    user_of_run = np.repeat(np.arange(order.users.size), runs_of_user)[top]
-    dcg = np.bincount(user_of_run, of_run, minlength=order.users.size)
+    # the runs of ties that reach into a user's last k positions, the best scores
+    last_run = np.append(np.searchsorted(order.ties, order.users)[1:], order.ties.size)
+    reached = np.maximum(ends - k, order.users)
+    first_run = np.searchsorted(order.ties, reached, side="right") - 1
+    counts = last_run - first_run
+    user = np.repeat(np.arange(order.users.size), counts)
+    runs = np.arange(user.size) + np.repeat(last_run - np.cumsum(counts), counts)
+    starts = order.ties[runs]
+    stops = np.append(order.ties, num_rows)[runs + 1]
+    edges = np.column_stack([starts, stops]).ravel()[:-1]
+    of_run = np.add.reduceat(gain, edges)[::2]
+    first_rank, last_rank = ends[user] - stops, ends[user] - starts
+    share = (discount[np.minimum(last_rank, k)] - discount[first_rank]) / (stops - starts)
+    dcg = np.bincount(user, of_run * share, minlength=order.users.size)
     ideal = _ideal_dcg(order, gain, ends, discount)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(ideal > 0, dcg / ideal, 0.0)
