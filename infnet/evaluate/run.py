@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 from infnet.config import InfnetConfig
 from infnet.data.shards import FORMAT_VERSION as DATASET_VERSION
@@ -20,7 +20,7 @@ from infnet.evaluate.metrics import AVERAGE, Measurement, compute
 from infnet.evaluate.predictions import Predictions
 from infnet.evaluate.raw import RawReader, open_file
 from infnet.evaluate.report import details, write_report
-from infnet.evaluate.scoring import Job, Scored, SplitRows, score
+from infnet.evaluate.scoring import Job, Scored, Scorer, SplitRows, score
 from infnet.evaluate.truth import best_reachable
 from infnet.evaluate.writing import PredictionWriter, Quarantine
 from infnet.features.encoder import Encoder
@@ -43,7 +43,7 @@ AHEAD = 4
 def evaluate(
     config: InfnetConfig,
     out: str,
-    split: Literal["valid", "test"] = "test",
+    split: str = "test",
     data: str | None = None,
 ) -> Result:
     """Score a split, or the rows of a file, with a trained model and its rivals, and measure them.
@@ -58,7 +58,7 @@ def evaluate(
             says what is computed, `compute` on how many workers (one: in this process, without
             Ray).
         out: output directory; it appears whole or not at all.
-        split: part of the prepared dataset.
+        split: part of the prepared dataset, `valid` or `test`.
         data: a file of raw rows in the source's own columns, instead of a split; a split column may
             be missing. Bad rows are quarantined; more than `data.max_bad_share` are an error.
 
@@ -220,27 +220,22 @@ def _workers(config: InfnetConfig, job: Job) -> Iterator[Scored]:
 
     workers = config.compute.workers
     with session(config.compute):
-        options: dict[str, Any] = {
-            "num_cpus": config.compute.cpus_per_worker,
-            "num_gpus": config.compute.gpus_per_worker,
-            "num_returns": "streaming",
-            "_generator_backpressure_num_objects": AHEAD,
-            "max_retries": 0,
-        }
-        remote: Any = ray.remote(score).options(**options)
+        remote: Any = ray.remote(Scorer).options(
+            num_cpus=config.compute.cpus_per_worker, num_gpus=config.compute.gpus_per_worker
+        )
         sent = ray.put(job)
-        waiting: dict[Any, int] = {remote.remote(sent, r, workers): r for r in range(workers)}
+        scorers = [remote.remote(sent, rank, workers) for rank in range(workers)]
+        waiting: dict[Any, Any] = {s.next.remote(): s for s in scorers for _ in range(AHEAD)}
         while waiting:
-            ready: Any = ray.wait(list(waiting), num_returns=1, fetch_local=False)[0]
-            for stream in ready:
-                try:
-                    scored: Any = ray.get(next(stream))
-                except StopIteration:
-                    del waiting[stream]
-                    continue
-                except RayTaskError as error:
-                    cause = error.cause
-                    raise (cause if isinstance(cause, ConfigError) else error) from None
+            ready: Any = ray.wait(list(waiting), num_returns=1)[0][0]
+            scorer = waiting.pop(ready)
+            try:
+                scored: Any = ray.get(ready)
+            except RayTaskError as error:
+                cause = error.cause
+                raise (cause if isinstance(cause, ConfigError) else error) from None
+            if scored is not None:
+                waiting[scorer.next.remote()] = scorer
                 yield scored
 
 

@@ -87,6 +87,18 @@ def score(job: Job, rank: int = 0, world_size: int = 1) -> Iterator[Scored]:
                 yield Scored({}, bad)
 
 
+class Scorer:
+    """`score` as an actor: one piece per call."""
+
+    def __init__(self, job: Job, rank: int, world_size: int) -> None:
+        """Scores nothing yet."""
+        self._pieces = score(job, rank, world_size)
+
+    def next(self) -> Scored | None:
+        """The next piece; None when there is no more."""
+        return next(self._pieces, None)
+
+
 def score_batch(
     models: Mapping[str, Recommender], schema: Schema, batch: Batch, device: torch.device
 ) -> dict[str, Rows]:
