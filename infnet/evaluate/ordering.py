@@ -89,17 +89,20 @@ class Concordance:
         a, b = _unless_ones(self.a[has_a]), _unless_ones(self.b[has_b])
         result = np.full(weights.shape[0], np.nan)
         running = np.zeros(unit_b.size + 1)
-        for r in range(weights.shape[0]):
-            mass_b = weights[r].take(unit_b)
+        # written again and again: new arrays of this size would cost more than the arithmetic
+        mass_b, mass_a = np.empty(unit_b.size), np.empty(unit_a.size)
+        found, more = np.empty(unit_a.size), np.empty(unit_a.size)
+        for r, weight in enumerate(np.ascontiguousarray(weights)):
+            weight.take(unit_b, out=mass_b, mode="clip")
             if b is not None:
                 mass_b *= b
             np.cumsum(mass_b, out=running[1:])
-            mass_a = weights[r].take(unit_a)
+            weight.take(unit_a, out=mass_a, mode="clip")
             if a is not None:
                 mass_a *= a
-            found = running.take(low)
+            running.take(low, out=found, mode="clip")
             if tied:
-                found += running.take(high)
+                found += running.take(high, out=more, mode="clip")
                 found *= 0.5
             total = mass_a.sum() * running[-1]
             if total > 0:
