@@ -49,6 +49,10 @@ class DenseSlot(Config):
     """The feature type it came from (`numeric`, `statistic`, `window`, …)."""
     task: str = ""
     """For a smoothed target rate: the task whose label it averages. Empty for all others."""
+    mean: float = 0.0
+    """Of a statistic's encoded values over training rows, for models that standardise it."""
+    deviation: float = 1.0
+    """Standard deviation of the same, above 0."""
 
 
 class SequenceSlot(Config):
@@ -100,6 +104,21 @@ class Schema(Config):
             starts[slot.name] = at
             at += slot.width
         return starts
+
+    def with_moments(self, moments: dict[str, tuple[float, float]]) -> "Schema":
+        """The schema with (mean, deviation) of some dense slots; a constant slot keeps 1."""
+        dense = tuple(
+            slot.model_copy(
+                update={
+                    "mean": moments[slot.name][0],
+                    "deviation": moments[slot.name][1] if moments[slot.name][1] > 0 else 1.0,
+                }
+            )
+            if slot.name in moments
+            else slot
+            for slot in self.dense
+        )
+        return self.model_copy(update={"dense": dense})
 
     @property
     def outputs(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from infnet.model.base import BaseModel
 from infnet.model.heads import Heads
 from infnet.model.inputs import Inputs
-from infnet.schema import Schema
+from infnet.schema import DenseSlot, Schema
 from rayrun.config import ConfigError
 
 
@@ -24,9 +24,10 @@ class FloorConfig(BaseModel):
     statistics: Literal["own", "all"] = "own"
     """What a task's layer reads: the rates of its own label (all statistics where it has none), or
     all statistics. Counts and the rates of other tasks drift more than they tell on small logs."""
-    gain: float = 10.0
-    """Logits are gain · (w x + b): a step of Adam moves a coefficient by about lr · gain, so that
-    this small convex problem is solved in as many steps as the big models take."""
+    gain: float = 30.0
+    """Logits are w · (gain z ‖ gain) + b with z the standardised statistics: a step of Adam moves a
+    coefficient by about lr · gain, so that this small convex problem is solved in as many steps as
+    the big models take."""
 
     @model_validator(mode="after")
     def _gain_is_positive(self) -> "FloorConfig":
@@ -60,30 +61,37 @@ class Floor(nn.Module):
                 "each task, `features.user_rate: {type: statistic, key: [USER COLUMN], value: "
                 "task:NAME, outputs: [count, logit]}` and the same for the item"
             )
-        columns = [starts[slot.name] + i for slot in slots for i in range(slot.width)]
-        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        self.register_buffer(
+            "columns", torch.tensor([starts[slot.name] for slot in slots]), persistent=False
+        )
+        means = torch.tensor([slot.mean for slot in slots])
+        deviations = torch.tensor([slot.deviation for slot in slots])
+        reads = [_reads(slots, task, config.statistics) for task in schema.tasks]
+        self.register_buffer("reads", torch.tensor(reads), persistent=False)
         self.gain = config.gain
-        self.heads = Heads(schema.tasks, len(columns))
-        owners = [slot.task for slot in slots for _ in range(slot.width)]
-        reads = torch.ones(len(schema.tasks), len(columns))
-        if config.statistics == "own":
-            for row, task in enumerate(schema.tasks):
-                if task in owners:
-                    reads[row] = torch.tensor([float(owner == task) for owner in owners])
-        self.register_buffer("reads", reads, persistent=False)
+        self.heads = Heads(schema.tasks, len(slots) + 1)
         with torch.no_grad():
             for task, tower in zip(schema.tasks, self.heads.towers, strict=True):
-                for parameter in tower.parameters():
-                    parameter.zero_()
+                weight, bias = tower.parameters()
+                weight.zero_()
+                bias.zero_()
                 rates = [i for i, s in enumerate(slots) if s.task == task and _is_logit(s.name)]
                 if rates and schema.tasks[task].metrics[0] == "auc":
-                    weight = next(tower.parameters())
-                    weight[0, rates] = 1 / (self.gain * len(rates))
+                    share = 1 / (self.gain * len(rates))
+                    weight[0, rates] = share * deviations[rates]
+                    weight[0, -1] = share * means[rates].sum()
 
     def forward(self, inputs: Inputs) -> dict[str, Float[Tensor, "B _"]]:
         """Logits of every task."""
-        statistics = inputs.dense.index_select(1, self.get_buffer("columns")) * self.gain
-        return self.heads([statistics * reads for reads in self.get_buffer("reads")])
+        z = inputs.dense.index_select(1, self.get_buffer("columns"))
+        z = self.gain * torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
+        return self.heads([z * reads for reads in self.get_buffer("reads")])
+
+
+def _reads(slots: list[DenseSlot], task: str, statistics: str) -> list[float]:
+    """1 for each statistic that the layer of a task reads, and for the constant at the end."""
+    own = [float(slot.task == task) for slot in slots]
+    return [*own, 1.0] if statistics == "own" and any(own) else [1.0] * (len(slots) + 1)
 
 
 def _is_logit(name: str) -> bool:

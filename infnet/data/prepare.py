@@ -13,7 +13,6 @@ alone, not on the number of workers, blocks or fragments.
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,21 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from infnet.config import InfnetConfig
+from infnet.config import ColumnSplit, InfnetConfig
 from infnet.data import blocks, passes, rows, scan, tasks
 from infnet.data.overview import write_report
 from infnet.data.passes import KEY, ROW_ID, SPLIT, TIME, History, Pass, Statistic
+from infnet.data.quarantine import too_many
 from infnet.data.rows import Findings, RowReader
 from infnet.data.shards import FORMAT_VERSION, KIND, SPLITS
 from infnet.data.split import Splitter, moment
 from infnet.data.tasks import ORDER
-from infnet.features.columns import pc
 from infnet.features.encoder import Encoder
 from infnet.features.feature_set import FeatureSet
+from infnet.features.summaries import mean_and_deviation, merge_moments
+from infnet.schema import Schema
 from rayrun import manifest, storage
-from rayrun.config import ConfigError
+from rayrun.config import ConfigError, Json
 from rayrun.data.source import open_source
 from rayrun.metrics import Result
 from rayrun.progress import progress
@@ -122,8 +123,9 @@ class _Preparation:
             histories=histories,
         )
         encoded = self.encode(data, encoder)
-        shards = self.write_shards(encoded, findings)
-        return self.finish(encoder, findings, shards)
+        sizes, schema = self.measure(encoded, encoder.schema())
+        shards = self.write_shards(encoded, sizes, findings)
+        return self.finish(encoder, schema, findings, shards)
 
     # -- read and fit -----------------------------------------------------------------------
 
@@ -202,39 +204,17 @@ class _Preparation:
         jobs = [(self.reader_ref, f) for f in fragments]
         found = blocks.each(tasks.quarantine, jobs, at_once=self.at_once)
         if share > limit:
-            raise ConfigError(self._too_many(findings, share, found))
+            raise ConfigError(too_many(self.reader, findings, limit, found))
         (self.staging / "quarantine").mkdir()
         for number, table in enumerate(found):
             path = self.staging / "quarantine" / f"part-{number:05d}.parquet"
             path.write_bytes(tasks.parquet(table))
 
-    def _too_many(self, findings: Findings, share: float, found: Iterator[pa.Table]) -> str:
-        ranked = sorted(findings.reasons.items(), key=lambda item: (-item[1], item[0]))
-        wanted = {reason: list[str]() for reason, _ in ranked[:3]}
-        for _, table in zip(range(8), found, strict=False):
-            for reason, shown in wanted.items():
-                these = table.filter(pc.equal(table[rows.BAD], reason)).slice(0, 2 - len(shown))
-                for line in these.to_pylist():
-                    row_id = line.pop(ROW_ID)
-                    line.pop(rows.BAD)
-                    values = ", ".join(f"{k}={v!r}" for k, v in list(line.items())[:8])
-                    shown.append(f"      {self.reader.place(row_id)}: {values}")
-            if all(len(shown) == 2 for shown in wanted.values()):
-                break
-        lines = [
-            f"{findings.bad:,} of {findings.total:,} rows ({share:.1%}) are bad, more than "
-            f"data.max_bad_share ({self.config.data.max_bad_share:.1%}):"
-        ]
-        for reason, count in ranked[:3]:
-            lines += [f"  {count:,} rows: {reason}", *wanted[reason]]
-        if len(ranked) > 3:
-            lines.append(f"  and {len(ranked) - 3} more reasons")
-        lines.append("correct the log or its description, or raise data.max_bad_share")
-        return "\n".join(lines)
-
     def check(self, findings: Findings) -> None:
-        """Every split must have rows."""
-        empty = [name for name, count in zip(SPLITS, findings.rows, strict=True) if not count]
+        """Every split must have rows; a log that says itself what is test may have none yet."""
+        may_lack = "test" if isinstance(self.config.data.split, ColumnSplit) else ""
+        counts = zip(SPLITS, findings.rows, strict=True)
+        empty = [name for name, count in counts if not count and name != may_lack]
         if empty:
             spans = [
                 f"{name} {count:,} rows"
@@ -303,9 +283,22 @@ class _Preparation:
         with progress(None, "encoding and shuffling", "rows") as bar:
             return blocks.stream(encoded.sort([SPLIT, ORDER, "row_id"]), bar.advance)
 
-    def write_shards(self, refs: blocks.Refs, findings: Findings) -> dict[str, int]:
+    def measure(self, refs: blocks.Refs, schema: Schema) -> tuple[list[list[int]], Schema]:
+        """Rows of each split by block, and the schema with the moments of the statistics."""
+        names = tuple(slot.name for slot in schema.dense if slot.kind == "statistic")
+        jobs = [(ref, names) for ref in refs]
+        sizes: list[list[int]] = []
+        merged: dict[str, Json] = {}
+        for size, found in blocks.each(tasks.measure, jobs, at_once=self.at_once):
+            sizes.append(size)
+            for name, part in found.items():
+                merged[name] = merge_moments([merged[name], part]) if name in merged else part
+        return sizes, schema.with_moments({n: mean_and_deviation(m) for n, m in merged.items()})
+
+    def write_shards(
+        self, refs: blocks.Refs, sizes: list[list[int]], findings: Findings
+    ) -> dict[str, int]:
         """Rows of each shard, by its name in the directory."""
-        sizes = list(blocks.each(tasks.split_sizes, [(ref,) for ref in refs], at_once=self.at_once))
         jobs: list[tuple[list[tuple[Any, int, int]]]] = []
         written: dict[str, int] = {}
         starts = np.concatenate([np.zeros((1, len(SPLITS)), int), np.cumsum(sizes, axis=0)])
@@ -331,10 +324,11 @@ class _Preparation:
                 bar.advance(count)
         return written
 
-    def finish(self, encoder: Encoder, findings: Findings, shards: dict[str, int]) -> Result:
+    def finish(
+        self, encoder: Encoder, schema: Schema, findings: Findings, shards: dict[str, int]
+    ) -> Result:
         """Encoder, schema, result, report, and the manifest last."""
         encoder.write(self.staging / "encoder")
-        schema = encoder.schema()
         schema.write(self.staging / "schema.json")
         metrics: dict[str, dict[str, float | None]] = {
             "dataset": {

@@ -14,6 +14,8 @@ from infnet.data.passes import KEY, ROW_ID, SPLIT, TRAIN, Pass
 from infnet.data.rows import Findings, RowReader
 from infnet.data.shards import ROW_GROUP_ROWS, SPLITS
 from infnet.features.hashing import mix, row_keys
+from infnet.features.summaries import moments
+from rayrun.config import Json
 
 ORDER = "__order"
 """Column that training rows are shuffled by."""
@@ -91,9 +93,15 @@ def encode(block: pa.Table, encoder: Any) -> pa.Table:
     return encoded.append_column(SPLIT, split).append_column(ORDER, pa.array(order))
 
 
-def split_sizes(block: pa.Table) -> list[int]:
-    """Rows of each split in a block."""
-    return np.bincount(block[SPLIT].to_numpy(), minlength=len(SPLITS)).tolist()
+def measure(block: pa.Table, statistics: tuple[str, ...]) -> tuple[list[int], dict[str, Json]]:
+    """Rows of each split in a block, and moments of some dense slots over its training rows."""
+    split = block[SPLIT].to_numpy()
+    train = split == TRAIN
+    found = {
+        name: moments(block[f"d.{name}"].to_numpy()[train].astype(np.float64))
+        for name in statistics
+    }
+    return np.bincount(split, minlength=len(SPLITS)).tolist(), found
 
 
 def shard(pieces: list[tuple[Any, int, int]]) -> bytes:

@@ -16,7 +16,7 @@ class Inputs(NamedTuple):
     fields: dict[str, Float[Tensor, "B _"]]
     """One embedding per categorical field."""
     dense: Float[Tensor, "B K"]
-    """Numbers as they stand in the batch; `Schema.dense_starts` says which columns are whose."""
+    """Standardised numbers; `Schema.dense_starts` says which columns are whose."""
     sequences: dict[str, Float[Tensor, "B _ _"]]
     """The event's embeddings side by side, in the order of `SequenceSlot.tables`; 0 at padding."""
     valid: dict[str, Bool[Tensor, "B _"]]

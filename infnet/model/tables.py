@@ -33,6 +33,10 @@ class EmbeddingTables(nn.Module):
             _table(spec.rows, spec.dim * copies) for spec in self.specs.values()
         )
         self.names = tuple(self.specs)
+        means = [slot.mean for slot in schema.dense for _ in range(slot.width)]
+        deviations = [slot.deviation for slot in schema.dense for _ in range(slot.width)]
+        self.register_buffer("means", torch.tensor(means), persistent=False)
+        self.register_buffer("deviations", torch.tensor(deviations), persistent=False)
 
     def table(self, name: str) -> nn.Embedding:
         """The embedding of a table of the schema."""
@@ -41,9 +45,10 @@ class EmbeddingTables(nn.Module):
         return embedding
 
     def forward(self, batch: Batch) -> Inputs:
-        """Embed every field and every event; numbers and ages pass as they are."""
+        """Embed every field and event; standardise the statistics; other numbers are so already."""
+        dense = (batch.dense - self.get_buffer("means")) / self.get_buffer("deviations")
         if not self.specs:
-            return Inputs(fields={}, dense=batch.dense, sequences={}, valid={}, ages={})
+            return Inputs(fields={}, dense=dense, sequences={}, valid={}, ages={})
         fields = {
             slot.name: self.table(slot.table)(batch.ids[:, column])
             for column, slot in enumerate(self.schema.fields)
@@ -56,7 +61,7 @@ class EmbeddingTables(nn.Module):
         names = [slot.name for slot in self.schema.sequences]
         return Inputs(
             fields=fields,
-            dense=batch.dense,
+            dense=dense,
             sequences=sequences,
             valid={name: batch.sequences[name].valid for name in names},
             ages={name: batch.sequences[name].ages for name in names},
