@@ -8,6 +8,7 @@
 It stands inside a run directory, which has `schema.json` and `encoder/` beside it.
 """
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,13 +79,16 @@ def load(directory: str | Path) -> tuple[Recommender, Schema, InfnetConfig]:
         manifest.verify(str(local))
         where = f"{local}/{manifest.FILE}"
         config = validate(InfnetConfig, found.config, where=where)
-        schema = Schema.read(storage.fetch(storage.join(uri, "schema.json"), Path(folder)))
-        if found.info.get("schema_digest") != schema_digest(schema):
+        described = storage.fetch(storage.join(uri, "schema.json"), Path(folder))
+        schema = Schema.read(described)
+        # Of the file, not of what was read: a later version may know keys that this one lacks.
+        digest = digest_of(json.loads(described.read_bytes()))
+        if found.info.get("schema_digest") != digest:
             raise ConfigError(
                 f"the checkpoint in {uri} was trained with schema "
-                f"{found.info.get('schema_digest')}, {uri}/schema.json is {schema_digest(schema)}: "
-                "it is the schema of another dataset; put back the schema.json that `infnet train` "
-                "wrote, or train again"
+                f"{found.info.get('schema_digest')}, {uri}/schema.json is {digest}: it is the "
+                "schema of another dataset; put back the schema.json that `infnet train` wrote, "
+                "or train again"
             )
         recommender = Recommender(config.model, schema)
         _fill(recommender.network, local / NETWORK)
