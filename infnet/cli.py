@@ -27,6 +27,17 @@ VERBS = (
         flags=(Flag(name="file", help="the log, CSV or Parquet", positional=True, required=True),),
     ),
     Verb(
+        name="download",
+        help="fetch a public data set from its publisher and verify its digest",
+        run="rayrun.data.download:verb",
+        flags=(
+            Flag(
+                name="name", help="kuairand_pure, movielens_1m, …", positional=True, required=True
+            ),
+        ),
+        out="data",
+    ),
+    Verb(
         name="prepare",
         help="raw log → fitted schema → Parquet shards",
         run="infnet.data.prepare:prepare",

@@ -1,6 +1,7 @@
 """The wheel holds all that the programs need: built, installed alone, run outside the checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -15,8 +16,14 @@ ROOT = Path(__file__).parents[1]
 def clean_python(tmp_path_factory):
     """A new environment with the wheel; its dependencies are those of this environment, the product is not."""
     where = tmp_path_factory.mktemp("wheel")
+    source = where / "source"  # a copy: building leaves files in the tree, old ones get into wheels
+    leave = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for room in ("infnet", "layer_select", "rayrun"):
+        shutil.copytree(ROOT / room, source / room, ignore=leave)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(where)]
-    subprocess.run([*build, str(ROOT)], check=True)
+    subprocess.run([*build, str(source)], check=True)
     (wheel,) = where.glob("infnet_ray-*.whl")
     subprocess.run([sys.executable, "-m", "venv", str(where / "venv")], check=True)
     python = where / "venv" / "bin" / "python"

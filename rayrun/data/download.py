@@ -1,24 +1,19 @@
 """Fetch public sets from their publishers: resumed, verified, unpacked, put in place whole.
 
-    python -m rayrun.data.download kuairand_pure --into DIR        # then INFNET_DATA=DIR
+    infnet download kuairand_pure --out DIR        # then INFNET_DATA=DIR
 
 Only sets whose licence lets anyone download them stand here. The MD5 digests of KuaiRand and
-MovieLens
-are the publishers'. Hillstrom's publisher gives none: its SHA-256 is written beside the file at
-the first
-download and holds for later ones.
+MovieLens are the publishers'. Hillstrom's publisher gives none: its SHA-256 is written beside the
+file at the first download and holds for later ones.
 """
 
-import argparse
 import hashlib
 import shutil
-import sys
 import tarfile
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path, PurePosixPath
@@ -73,14 +68,11 @@ DOWNLOADS = {
 
 
 def download(name: str, into: str, source: Download | None = None) -> str:
-    """Put the set `name` at `into`/`name`, where `data.source: NAME` finds it with
-    INFNET_DATA=`into`.
+    """Put a set at `into`/`name`, where `data.source: NAME` finds it with INFNET_DATA=`into`.
 
     A broken download goes on where it stopped when it is called again. What does not have the
-    published
-    digest is deleted. Nothing stands at `into`/`name` before everything is there. A set that is
-    already
-    there is left alone.
+    published digest is deleted. Nothing stands at `into`/`name` before everything is there. A set
+    that is already there is left alone.
 
     Args:
         name: a key of `DOWNLOADS`.
@@ -240,20 +232,11 @@ def _untar(archive: Path, into: Path) -> None:
         ) from None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m rayrun.data.download NAME --into DIR`."""
-    parser = argparse.ArgumentParser(prog="python -m rayrun.data.download", description=__doc__)
-    parser.add_argument("name", choices=sorted(DOWNLOADS))
-    parser.add_argument("--into", required=True, help="directory or URI; then INFNET_DATA=INTO")
-    given = parser.parse_args(arguments)
-    try:
-        place = download(given.name, given.into)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{place}\nlicence: {DOWNLOADS[given.name].licence}")
-    return 0
+def verb(out: str, name: str) -> str:
+    """`infnet download NAME --out DIR`: fetch the set, and say what to do next.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises:
+        ConfigError: as `download`.
+    """
+    place = download(name, out)
+    return f"{place}\nlicence: {DOWNLOADS[name].licence}\nnext: export INFNET_DATA={out}"

@@ -31,7 +31,7 @@ class Preset:
         """One line: the command, or where to ask."""
         if self.download:
             return (
-                f"· {self.title}: python -m rayrun.data.download {self.download} --into DIR, then "
+                f"· {self.title}: infnet download {self.download} --out DIR, then "
                 f"INFNET_DATA=DIR (licence: {self.licence})"
             )
         return f"· {self.title}: {self.get}, put it into DIR/{name}/, then INFNET_DATA=DIR"

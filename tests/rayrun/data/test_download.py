@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from rayrun.config import ConfigError
-from rayrun.data.download import DOWNLOADS, Download, download, main
+from rayrun.data.download import DOWNLOADS, Download, download, verb
 from rayrun.data.registry import PRESETS
 
 
@@ -167,10 +167,11 @@ def test_a_publisher_that_does_not_answer_is_named(publisher, tmp_path, closed_p
         download("x", str(tmp_path))
 
 
-def test_a_set_that_is_there_is_left_alone(tmp_path, capsys):
+def test_a_set_that_is_there_is_left_alone(tmp_path):
     (tmp_path / "kuairand_pure").mkdir()
-    assert main(["kuairand_pure", "--into", str(tmp_path)]) == 0
-    assert "CC BY-SA" in capsys.readouterr().out
+    told = verb(str(tmp_path), "kuairand_pure")
+    assert "CC BY-SA" in told
+    assert f"INFNET_DATA={tmp_path}" in told
 
 
 def test_every_download_is_a_registered_set_and_every_promise_is_kept():

@@ -65,7 +65,7 @@ def test_without_infnet_data_the_ways_to_get_it_are_listed(monkeypatch):
     monkeypatch.delenv("INFNET_DATA", raising=False)
     with pytest.raises(ConfigError) as error:
         open_source(source("kuairand_pure"))
-    for way in ("rayrun.data.download kuairand_pure", "{path: DIR", "{type: simulate}"):
+    for way in ("infnet download kuairand_pure", "{path: DIR", "{type: simulate}"):
         assert way in str(error.value)
 
 

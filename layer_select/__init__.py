@@ -1,0 +1,1 @@
+"""layer_select: find which transformer layers of a language model matter for recommending."""
