@@ -9,6 +9,7 @@ file at the first download and holds for later ones.
 
 import hashlib
 import shutil
+import sys
 import tarfile
 import tempfile
 import urllib.error
