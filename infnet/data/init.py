@@ -22,9 +22,7 @@ SNIFF_BYTES = 1 << 20
 
 
 def init_verb(out: str, file: str) -> str:
-    """The verb: `infnet init FILE [--out FILE.yaml | DIR]`; without `--out`, beside you as
-    NAME.yaml.
-    """
+    """The verb `infnet init FILE [--out FILE.yaml | DIR]`; without `--out`, ./NAME.yaml."""
     name = _plain(PurePosixPath(file.rstrip("/")).name.split(".")[0]) or "log"
     target = out if out.endswith((".yaml", ".yml")) else os.path.join(out, f"{name}.yaml")
     if storage.exists(target):
@@ -37,10 +35,8 @@ def init(file: str, out: str) -> str:
     """Write a valid, commented configuration for a CSV, Parquet or JSON lines log to `out`.
 
     Guessed by names and values of the first 200,000 rows: roles, the unit of time, labels (0/1
-    columns with
-    the name of an action, ratings, amounts), feature types, and a split by time if there is time,
-    else by
-    a hash.
+    columns with the name of an action, ratings, amounts), feature types, and a split by time if
+    there is time, else by a hash.
 
     Args:
         file: path or URI of a file or a directory of files.
@@ -76,9 +72,7 @@ def init(file: str, out: str) -> str:
 
 
 def _sniff(file: str) -> dict[str, str]:
-    """Settings of `text:` that differ from the default: delimiter and encoding, by the first
-    megabyte.
-    """
+    """Delimiter and encoding, judged by the first megabyte, where they are not the defaults."""
     first = next(iter(listing.list_files(file)), None)
     if first is None or listing.format_of(first.name, "auto") != "csv":
         return {}
@@ -136,8 +130,8 @@ def _data(file: str, text: dict[str, str], seen: Survey) -> list[str]:
     lacking = [r for r in ("user", "item", "time") if getattr(seen, r) is None]
     if lacking:
         lines.append(
-            f"    # not found: {', '.join(lacking)}. If a column has this role, name it under "
-            f"columns."
+            f"    # not found: {', '.join(lacking)}. "
+            "If a column has this role, name it under columns."
         )
     return [*lines, *_split(seen), ""]
 
@@ -203,11 +197,9 @@ def _tasks(file: str, seen: Survey) -> list[str]:
         numbers = [f.name for f in seen.columns.values() if f.low is not None]
         raise ConfigError(
             f"{file}: no column looks like a label. Needed is a column of 0 and 1 named after an "
-            f"action "
-            f"(click, like, purchase, label, …), a rating, or an amount (spend, play_time, …); "
-            f"numbers "
-            f"found: {', '.join(numbers[:20]) or 'none'}. Rename a column, or start from a file "
-            f"in configs/"
+            "action (click, like, purchase, label, …), a rating, or an amount (spend, play_time, "
+            f"…); numbers found: {', '.join(numbers[:20]) or 'none'}. Rename a column, or start "
+            "from a file in configs/"
         )
     return [*lines, ""]
 

@@ -30,9 +30,9 @@ REQUEST = "request_id search_id session_id impression_id query_id"
 TIME = re.compile(r"(^|_)(time|timestamp|ts|datetime|date|at|when)(_?(ms|s|us))?$", re.I)
 LABEL = re.compile(
     r"(^|_)(label|target|y|clicks?|clicked|likes?|liked|hates?|conver\w*|purchased?|buy|bought|"
-    r"orders?|"
-    r"ordered|paid|follow(ed)?|comment(ed)?|forward(ed)?|shared?|long_view|visit(ed)?|install(ed)?|"
-    r"subscribed?|favou?rite|cart|respon\w+|churn(ed)?|profile_enter|finished|completed?)$",
+    r"orders?|ordered|paid|follow(ed)?|comment(ed)?|forward(ed)?|shared?|long_view|visit(ed)?|"
+    r"install(ed)?|subscribed?|favou?rite|cart|respon\w+|churn(ed)?|profile_enter|finished|"
+    r"completed?)$",
     re.I,
 )
 AMOUNT = re.compile(

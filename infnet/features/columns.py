@@ -131,8 +131,7 @@ def missing(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def lists(values: pa.Array | pa.ChunkedArray, most: int) -> tuple[pa.Array, np.ndarray]:
-    """(the elements of all rows, one after the other; how many each row has), the last `most` of
-    each row.
+    """(the last `most` elements of each row, one row after the other; how many each row has).
 
     A null list is empty.
 

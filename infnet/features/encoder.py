@@ -205,8 +205,8 @@ class Encoder:
     def encode(self, rows: pa.Table, *, labels: bool = True) -> pa.Table:
         """Raw rows with derived columns → the columns of a shard.
 
-        `labels=False` (prediction): label and weight columns are not read; labels are null, weights
-        1.
+        `labels=False` (prediction): label and weight columns are not read; labels are null,
+        weights are 1.
 
         Raises:
             ConfigError: a column is missing or of another type than in the log.
@@ -239,8 +239,7 @@ class Encoder:
         return pa.table(columns)
 
     def derive(self, rows: pa.Table) -> pa.Table:
-        """Add histories and statistics as they stood at the end of training: for rows that come
-        after it.
+        """Add histories and statistics as they stood at the end of training, for later rows.
 
         Events that are not strictly earlier than a row stay out of its history. A statistic has no
         times any more, so a row of the training period would see itself in it: encode those with

@@ -1,5 +1,4 @@
-"""FeatureSet: features, tasks and roles of a config over a log's columns, before anything is
-fitted.
+"""FeatureSet: features, tasks and roles of a config over a log's columns, before fitting.
 
 How `prepare` uses it, block by block of the log:
 
@@ -57,7 +56,7 @@ class FeatureSet:
         self._check_references()
         for name in self.columns(labels=True):
             if name not in schema.names:
-                wanted = ", ".join(self._wanted_by(name))
+                wanted = ", ".join(self.wanted_by(name))
                 raise missing_column(name, schema.names, where="the log", wanted_by=wanted)
         self.schema = pa.schema(
             [(n, plain_type(schema.field(n).type)) for n in self.columns(labels=True)]
@@ -117,8 +116,7 @@ class FeatureSet:
     # -- rows ---------------------------------------------------------------------------------
 
     def with_roles(self, rows: pa.Table, *, labels: bool = True) -> pa.Table:
-        """The rows with the columns needed in the types of the log, `__time`, and (`labels`) the
-        labels.
+        """The rows with the needed columns in the log's types, `__time` and (`labels`) the labels.
 
         Other columns stay as they are; doing it twice changes nothing.
 
@@ -288,7 +286,8 @@ class FeatureSet:
                         "(value: task:…) or a behaviour"
                     )
 
-    def _wanted_by(self, wanted: str) -> list[str]:
+    def wanted_by(self, wanted: str) -> list[str]:
+        """Keys of the configuration that read a raw column."""
         found = [
             f"features.{name}"
             for name, feature in self.features.items()

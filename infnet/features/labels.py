@@ -17,8 +17,7 @@ def label_columns(task: BaseTask) -> tuple[str, ...]:
 
 
 def label(rows: pa.Table, task: BaseTask) -> np.ndarray:
-    """float64, NaN where not observed: the column is missing there, or `observed_when` is 0 or
-    missing.
+    """float64, NaN where not observed: no value, or `observed_when` is 0 or missing.
 
     The column times `scale`, or 1 and 0 by whether the column is above `above`.
     """

@@ -19,8 +19,7 @@ MAX_WIDTH = 4096
 
 
 class PretrainedFeature(Feature):
-    """`width` numbers of the row's value, then 1 where the file has no vector for it (the numbers
-    are 0 then).
+    """`width` numbers of the row's value, then 0; where the file has none for it, 0s and a 1.
 
     The vectors are read once, when the features are fitted, and travel with the encoder: scoring
     needs the file no more. Memory: 4 · width bytes per vector in every worker.

@@ -18,10 +18,9 @@ SMALLEST_RATE = 1e-6
 
 
 def observed_value(rows: pa.Table, value: str) -> np.ndarray:
-    """float64 values of a column or, for `task:<name>`, of the label in `__label.<name>`; NaN where
-    not observed.
+    """float64 values of a column, or of the label for `task:<name>`; NaN where not observed.
 
-    An empty `value` counts rows: 0 for each.
+    Labels are read from `__label.<name>`. An empty `value` counts rows: 0 for each.
     """
     if not value:
         return np.zeros(rows.num_rows)

@@ -1,9 +1,8 @@
-"""Bounded summaries of a number over many rows that merge to the same bits however the rows were
-grouped.
+"""Bounded summaries of a number that merge to the same bits however the rows were grouped.
 
-`Moments` holds exact sums (integers, no rounding), so mean and variance are rounded once, at the
+`moments` holds exact sums (integers, no rounding), so mean and variance are rounded once, at the
 end; no order of merging can change them, and no cancellation occurs (what Chan et al. 1979 bound,
-this avoids). `Sample` holds the rows with the smallest hashes of their row ids (bottom-k sampling,
+this avoids). `sample` holds the rows with the smallest hashes of their row ids (bottom-k sampling,
 Cohen and Kaplan 2007): a uniform sample without replacement that depends on the set of rows alone.
 """
 
@@ -48,9 +47,7 @@ def moments(values: np.ndarray) -> Json:
 
 
 def _exact(terms: np.ndarray, exponent: np.ndarray, base: int, shift: int) -> int:
-    """Σ terms · 2^(exponent − base + shift) as one Python integer; |terms| < 2⁵⁶, fewer than 2²⁵
-    rows.
-    """
+    """Σ terms · 2^(exponent − base + shift), exactly; |terms| < 2⁵⁶, fewer than 2²⁵ rows."""
     total = 0
     for half, up in ((terms >> 28, 28), (terms & ((1 << 28) - 1), 0)):
         sums = np.bincount(exponent - base, weights=half.astype(np.float64))  # below 2⁵³: exact

@@ -25,10 +25,10 @@ MAX_LENGTH = 512
 
 
 class WindowFeature(Feature):
-    """`length` numbers, oldest first, side by side in the dense block, and 1 where the window is
-    missing.
+    """`length` numbers, oldest first, side by side in the dense block, then a missing indicator.
 
-    All steps share one normalisation. A missing step is 0 after normalising.
+    The indicator is 1 where the window is missing. All steps share one normalisation; a missing
+    step is 0 after normalising.
     """
 
     type: Literal["window"] = "window"
@@ -63,8 +63,8 @@ class WindowFeature(Feature):
         check_number(steps, self.column, f"features.{name}.column (its steps)")
         if pa.types.is_fixed_size_list(kind) and kind.list_size != self.length:
             raise ConfigError(
-                f"features.{name}.length is {self.length}, but {self.column} holds lists of "
-                f"{kind.list_size}"
+                f"features.{name}.length is {self.length}, but {self.column} holds lists "
+                f"of {kind.list_size}; set length to {kind.list_size}"
             )
 
     def problems(self, name: str, rows: pa.Table) -> list[Problem]:

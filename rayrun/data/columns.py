@@ -2,6 +2,7 @@
 # pyright: basic, reportAttributeAccessIssue=false
 """What the columns of a log mean: their roles, and how text becomes typed values."""
 
+import datetime
 import difflib
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -34,8 +35,7 @@ class TimeColumn(Config):
     column: str
     unit: TimeUnit = "ms"
     """Unit of a number since 1970-01-01 UTC; `iso` for ISO 8601 text (UTC unless it says
-    otherwise).
-    Parquet dates and timestamps carry their own unit and ignore this."""
+    otherwise). Parquet dates and timestamps carry their own unit and ignore this."""
 
 
 class Columns(Config):
@@ -97,8 +97,7 @@ def plain(type_: pa.DataType) -> pa.DataType:
 
 
 def to_milliseconds(values: pa.Array | pa.ChunkedArray, unit: TimeUnit) -> pa.Array:
-    """Times as int64 milliseconds since 1970-01-01 UTC; null where there is none or it cannot be
-    read.
+    """Times as int64 ms since 1970-01-01 UTC; null where there is none or it cannot be read.
 
     Finer times are cut down (floor). Parquet timestamps and dates are taken as they are; ISO text
     without an offset counts as UTC.
@@ -108,13 +107,10 @@ def to_milliseconds(values: pa.Array | pa.ChunkedArray, unit: TimeUnit) -> pa.Ar
     if pa.types.is_date(type_):
         return array.cast(pa.date32()).cast(pa.timestamp("ms")).cast(pa.int64())
     if pa.types.is_timestamp(type_):
-        return (
-            _floor_divide(
-                array.cast(pa.int64()), {"s": 1, "ms": 1, "us": 1000, "ns": 1_000_000}[type_.unit]
-            )
-            if type_.unit != "s"
-            else pc.multiply(array.cast(pa.int64()), 1000)
-        )
+        number = array.cast(pa.int64())
+        if type_.unit == "s":
+            return pc.multiply(number, 1000)
+        return _floor_divide(number, {"ms": 1, "us": 1000, "ns": 1_000_000}[type_.unit])
     if unit == "iso":
         return pa.array([iso_milliseconds(v) for v in array.to_pylist()], pa.int64())
     if pa.types.is_string(type_):
@@ -142,8 +138,6 @@ def _floor_divide(number: pa.Array, by: int) -> pa.Array:
 
 def iso_milliseconds(value: Any) -> int | None:
     """One ISO 8601 date or date-time in milliseconds since 1970 UTC, or None."""
-    import datetime
-
     if not isinstance(value, str):
         return None
     try:

@@ -33,9 +33,7 @@ class TextFormat(Config):
     list_separator: str = ","
     """Between the elements of a value of a list type; surrounding brackets are dropped."""
     missing: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "\\N")
-    """What stands for no value in a column of numbers. In a text column only the empty value
-    does.
-    """
+    """What stands for no value in a column of numbers; in a text column only the empty value."""
 
     @field_validator("quote")
     @classmethod
@@ -85,18 +83,15 @@ class FileSource(Config):
     """A file, or a directory of files; a path or a URI such as s3://bucket/folder."""
     format: Format = "auto"
     """`auto` goes by the extension: .parquet .pq · .csv .tsv .txt .dat (also .gz, .bz2, .zst) ·
-    .jsonl .ndjson.
-    """
+    .jsonl .ndjson."""
     files: Patterns = ()
     """Glob patterns within a directory; one without a slash is looked for at any depth. Empty:
-    every file
-    of a known format that is no side table."""
+    every file of a known format that is no side table."""
     columns: Columns = Columns()
     tables: tuple[SideTable, ...] = ()
     types: dict[str, ColumnType] = {}
     """Types of columns of text formats; those not named are guessed from the start of the first
-    file.
-    """
+    file."""
     text: TextFormat = TextFormat()
 
     @model_validator(mode="after")

@@ -3,8 +3,8 @@
     infnet download kuairand_pure --out DIR        # then INFNET_DATA=DIR
 
 Only sets whose licence lets anyone download them stand here. The MD5 digests of KuaiRand and
-MovieLens are the publishers'. Hillstrom's publisher gives none: its SHA-256 is written beside the
-file at the first download and holds for later ones.
+MovieLens are the publishers'. Hillstrom's publisher gives none. The SHA-256 of what was fetched is
+recorded in SOURCE.md beside the files.
 """
 
 import hashlib
@@ -126,23 +126,21 @@ def _fetch(source: Download, part: Path) -> None:
                 written = _copy(answer, file, missing, part.name)
             if missing and written < missing:
                 raise ConfigError(
-                    f"{source.url} broke off after {part.stat().st_size:,} bytes; call again to "
-                    f"go on"
+                    f"{source.url} broke off after {part.stat().st_size:,} bytes; "
+                    "call again to go on"
                 )
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # nothing is missing, or the file has become shorter
             return
         raise ConfigError(
             f"{source.url} answers {error.code} {error.reason}; see the publisher's page, or "
-            f"fetch the "
-            f"file by hand"
+            "fetch the file by hand"
         ) from None
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise ConfigError(
             f"{source.url} cannot be fetched ({reason}); check the network and call again: what "
-            f"has "
-            f"arrived is kept"
+            "has arrived is kept"
         ) from None
 
 
@@ -178,13 +176,12 @@ def _verify(source: Download, part: Path) -> str:
         part.unlink()
         raise ConfigError(
             f"{source.url} is not the published file: {wrong}. It has been deleted; call again, "
-            f"or ask "
-            f"the publisher"
+            "or ask the publisher"
         )
     if not source.md5:
         print(
-            f"{source.url}: no digest is published; SHA-256 {sha256.hexdigest()} is recorded in "
-            f"SOURCE.md",
+            f"{source.url}: no digest is published; SHA-256 {sha256.hexdigest()} "
+            "is recorded in SOURCE.md",
             file=sys.stderr,
         )
     return sha256.hexdigest()
@@ -192,11 +189,10 @@ def _verify(source: Download, part: Path) -> str:
 
 def _safe(name: str, archive: Path) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0:1]:
+    if path.is_absolute() or ".." in path.parts or ":" in name[1:2]:  # C: is a drive
         raise ConfigError(
             f"{archive.name} holds the unsafe path {name!r}, which would be written outside the "
-            f"target; "
-            f"nothing was unpacked. Do not use this file"
+            "target; nothing was unpacked. Do not use this file"
         )
 
 
@@ -221,7 +217,7 @@ def _untar(archive: Path, into: Path) -> None:
                 if not (item.isreg() or item.isdir()):
                     raise ConfigError(
                         f"{archive.name} holds {item.name!r}, which is neither file nor directory; "
-                        f"nothing was unpacked. Do not use this file"
+                        "nothing was unpacked. Do not use this file"
                     )
                 file.extract(item, into, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:

@@ -87,14 +87,14 @@ class FileLog(RawLog):
             if len(everything) == 1 and everything[0].uri == self.source.path and not chosen:
                 raise ConfigError(
                     f"{self.source.path}: the format is not known by its extension; "
-                    f"set data.source.format to parquet, csv or jsonl"
+                    "set data.source.format to parquet, csv or jsonl"
                 )
         chosen = [f for f in chosen if f.uri not in in_tables]
         if not chosen:
             there = ", ".join(f.name for f in everything[:12]) or "nothing"
             raise ConfigError(
                 f"{self.source.path} holds no {sought}; found there: {there}. "
-                f"Check data.source.files"
+                "Check data.source.files"
             )
         return chosen
 
@@ -107,8 +107,7 @@ class FileLog(RawLog):
             shown = ", ".join(f"{name} ({kind})" for kind, name in kinds.items())
             raise ConfigError(
                 f"{self.source.path} holds files of several formats: {shown}; name those of the "
-                f"log "
-                f"with data.source.files, or set data.source.format"
+                "log with data.source.files, or set data.source.format"
             )
         return next(iter(kinds))
 
@@ -138,8 +137,8 @@ class FileLog(RawLog):
                 except pa.ArrowException:
                     raise ConfigError(
                         f"{file.uri}: the column {name!r} is {other.field(name).type}, in "
-                        f"{first.uri} "
-                        f"it is {schema.field(name).type}; all files of a log need the same columns"
+                        f"{first.uri} it is {schema.field(name).type}; all files of a log need "
+                        "the same columns"
                     ) from None
             schema = pa.schema([f.with_nullable(True) for f in fields])
         return schema
@@ -158,8 +157,8 @@ class FileLog(RawLog):
                 if field.name in {f.name for f in fields}:
                     raise ConfigError(
                         f"the column {field.name!r} of the side table {side.spec.path!r} is "
-                        f"already in "
-                        f"the log; set tables.prefix, or name what to take with tables.columns"
+                        "already in the log; set tables.prefix, or name what to take with "
+                        "tables.columns"
                     )
                 fields.append(field)
         for reserved in (ROW_ID, BAD):
@@ -188,9 +187,7 @@ class FileLog(RawLog):
         return self._lookups[key]
 
     def _check_roles(self, table: pa.Table) -> pa.Array:
-        """Rows without a user, an item or a readable time are bad, where the log has these
-        roles.
-        """
+        """Where the log has these roles, a row without a user, item or readable time is bad."""
         bad = table.column(BAD).combine_chunks()
         for role in ("user", "item"):
             column = self.columns.names().get(role)

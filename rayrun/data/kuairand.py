@@ -1,10 +1,8 @@
-"""KuaiRand (Gao et al., CIKM 2022, arXiv:2208.08696): short-video logs of Kuaishou with twelve
-feedback signals.
+"""KuaiRand (Gao et al., CIKM 2022, arXiv:2208.08696): short-video logs with twelve signals.
 
 File and column names are those of the publisher's README. `video_features_statistic_*` counts over
-the
-whole month, later days included: joining it leaks the future, so it is joined only on request. The
-random logs (`is_rand` = 1) are read with `files: log_random_*`.
+the whole month, later days included: joining it leaks the future, so it is joined only on request.
+The random logs (`is_rand` = 1) are read with `files: log_random_*`.
 """
 
 from rayrun.data.columns import Columns, ColumnType, TimeColumn

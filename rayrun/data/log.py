@@ -83,7 +83,7 @@ class RawLog(ABC):
             if name in self.truth:
                 raise ConfigError(
                     f"{wanted_by} must not read {name!r}: it holds the answer (a true value of the "
-                    f"simulation), which no model may see"
+                    "simulation), which no model may see"
                 )
 
     def check(self, names: Iterable[str], wanted_by: str) -> None:

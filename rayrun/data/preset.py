@@ -60,8 +60,8 @@ class Preset:
             if wanted not in self.optional_tables:
                 known = ", ".join(self.optional_tables) or "none"
                 raise ConfigError(
-                    f"data.source.tables: {name} has no optional side table {wanted!r}; known: "
-                    f"{known}"
+                    f"data.source.tables: {name} has no optional side table {wanted!r}; "
+                    f"known: {known}"
                 )
             joined.append(self.optional_tables[wanted])
         return FileSource(

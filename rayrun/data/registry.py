@@ -1,7 +1,6 @@
-"""Registered sets: presets of the description that any log can be given. One small file per
-publisher.
+"""Registered sets: presets of the description that any log can be given.
 
-To add one: write a `Preset` in its file and list it here.
+There is one small file per publisher. To add one: write a `Preset` in its file and list it here.
 """
 
 from rayrun.data import hillstrom, kuairand, movielens

@@ -93,9 +93,7 @@ class SimulatedLog(RawLog):
 
 
 def catalogue(source: SimulateSource, first: int = 0, count: int | None = None) -> pa.Table:
-    """The videos: video_id, author_id, topic, style, duration_ms, title, title_zh (unique
-    titles).
-    """
+    """The videos: video_id, author_id, topic, style, duration_ms, title, title_zh (all unique)."""
     world = World(source)
     end = source.items if count is None else min(first + count, source.items)
     english, chinese = titles(world.topic, world.style, first, end)
@@ -114,9 +112,7 @@ def catalogue(source: SimulateSource, first: int = 0, count: int | None = None) 
 
 
 def auc(score: Any, label: Any) -> float:
-    """Area under the ROC curve by ranks, ties counted half (Hanley and McNeil 1982); NaN with one
-    class.
-    """
+    """Area under the ROC curve by ranks, ties half (Hanley, McNeil 1982); NaN with one class."""
     score, positive = np.asarray(score, np.float64), np.asarray(label) > 0
     count = int(positive.sum())
     if count in (0, len(positive)):
@@ -155,9 +151,8 @@ def write(source: SimulateSource, out: str) -> dict[str, Any]:
     """Write the log as `out`/log/part-*.parquet and the catalogue as `out`/videos/part-*.parquet.
 
     On Ray Data, one file per task, on the Ray session that is open (or a local one). A file is
-    whole or
-    absent, and equal whatever the number of workers; `source.json`, the configuration, is written
-    last.
+    whole or absent, and equal whatever the number of workers; `source.json`, the configuration, is
+    written last.
 
     Returns:
         Rows and files written, and the content digest of the log.
@@ -211,9 +206,7 @@ class _WritePart:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m rayrun.data.simulate --rows N [--users N] [--items N] [--skew S] [--seed K] --out
-    URI`.
-    """
+    """The command `python -m rayrun.data.simulate --rows N --out URI`; see its `--help`."""
     from rayrun.ray.compute import LocalCompute
     from rayrun.ray.session import session
 

@@ -35,8 +35,7 @@ class NamedSource(Config):
     name: str
     files: Patterns = ()
     """Other files than the preset reads (glob patterns), for instance the random logs of
-    KuaiRand.
-    """
+    KuaiRand."""
     tables: tuple[str, ...] = ()
     """Optional side tables of the preset to join, by name."""
     columns: Columns | None = None
@@ -98,10 +97,9 @@ def open_source(source: Source) -> RawLog:
     if not place:
         raise ConfigError(
             f"data.source {source.name!r} is read from $INFNET_DATA/{source.name}/, but "
-            f"INFNET_DATA "
-            f"is not set. Ways to get data:\n  {preset.how_to_get(source.name)}\n"
-            f"  · files you already have: data.source: {{path: DIR, …}}, see docs/your-data.md\n"
-            f"  · no files at all: data.source: {{type: simulate}}"
+            f"INFNET_DATA is not set. Ways to get data:\n  {preset.how_to_get(source.name)}\n"
+            "  · files you already have: data.source: {path: DIR, …}, see docs/your-data.md\n"
+            "  · no files at all: data.source: {type: simulate}"
         )
     described = preset.describe(
         place, source.name, files=source.files, tables=source.tables, columns=source.columns

@@ -46,8 +46,7 @@ class Lookup:
         if double is not None:
             raise ConfigError(
                 f"{where}: the key {key} = {double!r} stands twice, a side table needs one row "
-                f"per key; "
-                f"drop the doubles or join by another key"
+                "per key; drop the doubles or join by another key"
             )
 
     def find(self, keys: pa.Array) -> pa.Table:
@@ -73,7 +72,7 @@ class Side:
         if not files:
             raise ConfigError(
                 f"the side table {spec.path!r} is not there; looked below {source.path}. "
-                f"Check data.source.tables"
+                "Check data.source.tables"
             )
         self.spec = spec
         self.files = list(files)
@@ -114,7 +113,7 @@ class Side:
                     if len(why):
                         raise ConfigError(
                             f"{file.uri} has a row that cannot be read ({why[0].as_py()}); a side "
-                            f"table has no bad rows to spare: mend it, or set tables.types"
+                            "table has no bad rows to spare: mend it, or set tables.types"
                         )
                     parts.append(table.drop_columns([ROW_ID, BAD]))
         whole = pa.concat_tables(parts).combine_chunks() if parts else self._empty(names)

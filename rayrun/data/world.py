@@ -1,26 +1,23 @@
 # pyarrow comes without types:
 # pyright: basic, reportAttributeAccessIssue=false
-"""The simulated world: who watches, what there is to watch, and the true probability of every
-signal.
+"""The simulated world: who watches what, and the true probability of every signal.
 
 All that lasts (a user's taste, a video's topic) is a hash of the seed and its id, so no worker
-keeps state;
-all that happens once (who, when, the coin flips) comes from a counter-based generator keyed by the
-seed and
-counted by the chunk (Philox, Salmon et al. 2011). A chunk is therefore the same whoever makes it.
+keeps state; all that happens once (who, when, the coin flips) comes from a counter-based generator
+keyed by the seed and counted by the chunk (Philox, Salmon et al. 2011). A chunk is therefore the
+same whoever makes it.
 
 True logits of one impression of video i (topic k, style s, duration d) to user u at time t in tab
-c; the
-conditional ones given a click; the weight of each term stands in `_logits`:
+c, the last two given a click; the weight of each term stands in `_logits`:
 
     click     = a_u + b_i + A[age, k] + ⟨taste_u, topic_k⟩ + J(z_u(t)=k) + H[hour, k] + C[c, s]
     long_view  = a'_u + b'_i + B[active, bucket(d)] − d̃ + ⟨taste_u, topic_k⟩ + S[age, s]
     like       = a″_u + b″_i + R[region, s] + ⟨taste_u, topic_k⟩ + J(z_u(t) = k)
 
 z_u(t) is the topic that the user is after now. It changes every `drift_days` (at a moment of the
-user's
-own) to the topic's usual successor or, less often, to any: past videos tell it, user and video
-means do not.
+user's own) to the topic's usual successor or, less often, to any: past videos tell it, user and
+video means do not.
+
 Written probabilities: p_click, p_long_view = P(click)·P(long_view | click), p_like likewise.
 """
 
@@ -294,9 +291,7 @@ class World:
         return np.clip(time, START_MS + 1, START_MS + DAYS * DAY_MS - 1)
 
     def _items(self, which: Floats, place: Floats, wanted: Ints, is_random: Any) -> Ints:
-        """Nearly half of the impressions are of the wanted topic, the others by popularity
-        alone.
-        """
+        """Nearly half of the impressions are of the wanted topic, the rest by popularity."""
         start, end = self.topic_start[wanted], self.topic_start[wanted + 1]
         below = np.where(start > 0, self.within_topic[start - 1], 0.0)
         target = below + place * (self.within_topic[end - 1] - below)
@@ -319,9 +314,7 @@ class World:
     def _logits(
         self, user: Ints, item: Ints, tab: Ints, hour: Ints, wanted: Ints
     ) -> tuple[tuple[Floats, Floats, Floats], Floats]:
-        """Logits of click, long_view given click, like given click; mean seconds beyond 18 of a
-        long view.
-        """
+        """Logits of click, of long_view and like given a click; mean seconds beyond 18 if long."""
         effect = self.effects
         age, topic, style = self._age(user), self.topic[item], self.style[item]
         length = self.length[item]

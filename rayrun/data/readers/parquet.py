@@ -1,8 +1,6 @@
 # pyarrow comes without types:
 # pyright: basic, reportAttributeAccessIssue=false
-"""Parquet, by row groups; pages are streamed, so a large row group costs no more memory than a
-small one.
-"""
+"""Parquet by row groups, streamed by pages: a large row group costs no more than a small one."""
 
 from collections.abc import Iterator, Sequence
 

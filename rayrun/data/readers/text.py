@@ -3,8 +3,8 @@
 """Delimited text, streamed: CSV and its relatives, plain or compressed, in any encoding.
 
 Arrow splits the lines; every value is read as bytes first and typed by us, so that one odd value
-makes one
-bad row and not a failed run. A row with too few or too many values is kept in its place, all null.
+makes one bad row and not a failed run. A row with too few or too many values is kept in its place,
+all null.
 """
 
 import io
@@ -194,9 +194,8 @@ class TextReader:
         if "straddl" in str(error) or "out of sync" in str(error):
             return ConfigError(
                 f"{uri}: after data row {position} a row is longer than {BLOCK_BYTES >> 20} MiB "
-                f"or a "
-                f"quote is not closed; mend the file, or set text.quote to '' if quotes mean "
-                f"nothing"
+                "or a quote is not closed; mend the file, or set text.quote to '' if quotes mean "
+                "nothing"
             )
         return listing.unreadable(
             uri,

@@ -21,9 +21,7 @@ class Unreadable(ValueError):
 def parse(
     text: pa.Array, type_: str, *, missing: frozenset[str], separator: str
 ) -> tuple[pa.Array, dict[int, str]]:
-    """A column of text as `type_` (a `ColumnType`), and the positions that could not be read with
-    their text.
-    """
+    """A column of text as `type_` (a `ColumnType`), and position → text of what cannot be read."""
     if type_ == "text":
         return pc.if_else(pc.equal(text, ""), None, text), {}
     trimmed = pc.utf8_trim_whitespace(text)
@@ -139,8 +137,7 @@ def guess(values: pa.Array, missing: frozenset[str]) -> str:
     """The type of a column by a sample of its text: `int`, `float`, `bool` or `text`.
 
     A column is of numbers when at least 99 % of its values are; the rest are then bad values and
-    not a
-    reason to read the column as text. A leading zero (007) makes it text.
+    not a reason to read the column as text. A leading zero (007) makes it text.
     """
     known = [
         v.strip() for v in values.to_pylist() if v is not None and v.strip() not in missing | {""}
