@@ -4,6 +4,7 @@ Everything in it is a guess from names and values, and says so: the comments tel
 """
 
 import datetime
+import itertools
 import json
 import os
 import re
@@ -173,8 +174,9 @@ def _tasks(file: str, seen: Survey) -> list[str]:
         "# never a feature.",
         "tasks:",
     ]
+    keys = _task_keys(seen)
     for fact in _labels(seen):
-        key = f"  {_plain(_short(fact.name))}:"
+        key = f"  {keys[fact.name]}:"
         column = _scalar(fact.name)
         if fact.kind == "label":
             rate = f"{100 * (1 - fact.zeros):.3g} % positive"
@@ -209,12 +211,15 @@ def _features(seen: Survey) -> list[str]:
     time = seen.time.column if seen.time else ""
     lines = ["# What is known before the row is shown.", "features:"]
     left: list[str] = []
+    keys = _feature_keys(seen)
     for fact in seen.columns.values():
-        name, key, column = fact.name, f"  {_plain(fact.name)}:", _scalar(fact.name)
+        name, key, column = fact.name, f"  {keys[fact.name]}:", _scalar(fact.name)
         if name in labels or name in (time, "split", seen.request_id):
             continue
         if TRUTH.search(name) and any(name.endswith(_short(x)) or x in name for x in labels):
             left.append(f"{name}: looks like a prediction of a label")
+        elif not name.strip():
+            left.append("a column without a name (an index?)")
         elif fact.kind == "constant":
             left.append(f"{name}: has one value only")
         elif fact.kind == "text":
@@ -249,7 +254,7 @@ def _features(seen: Survey) -> list[str]:
 
 def _list(fact: Facts, key: str, seen: Survey, left: list[str]) -> list[str]:
     if seen.item and re.search("hist|seq|past", fact.name, re.I):
-        fields = _plain(seen.item)
+        fields = _feature_keys(seen)[seen.item]
         return [
             f"{key} {{type: sequence, column: {_scalar(fact.name)}, fields: [{fields}]}}"
             f"  # ? ids of {seen.item}, oldest first"
@@ -263,6 +268,7 @@ def _list(fact: Facts, key: str, seen: Survey, left: list[str]) -> list[str]:
 def _from_the_past(seen: Survey) -> list[str]:
     """Histories and smoothed rates, which need to know who, what and (for histories) when."""
     lines: list[str] = []
+    keys, task_keys = _feature_keys(seen), _task_keys(seen)
     binary = sorted(
         (f for f in seen.columns.values() if f.kind == "label"), key=lambda f: abs(f.zeros - 0.5)
     )[:3]  # the three that split the rows most evenly
@@ -272,17 +278,17 @@ def _from_the_past(seen: Survey) -> list[str]:
         )
         events = binary or [None]
         for fact in events:
-            key = f"past_{_plain(_short(fact.name))}" if fact else "past"
+            key = f"past_{task_keys[fact.name]}" if fact else "past"
             which = f"behaviour: {{column: {_scalar(fact.name)}, value: 1}}, " if fact else ""
             lines.append(
-                f"  {key}: {{type: sequence, {which}fields: [{_plain(seen.item)}], max_length: 30}}"
+                f"  {key}: {{type: sequence, {which}fields: [{keys[seen.item]}], max_length: 30}}"
             )
     fold = "" if seen.time else ", fold: leave_one_out"
     for role in (seen.user, seen.item):
         for fact in binary if role else []:
-            task = _plain(_short(fact.name))
+            task = task_keys[fact.name]
             lines.append(
-                f"  {_plain(role or '')}_{task}_rate: "
+                f"  {keys[role or '']}_{task}_rate: "
                 f"{{type: statistic, key: [{_scalar(role or '')}], "
                 f'value: "task:{task}", outputs: [logit, count]{fold}}}'
             )
@@ -339,6 +345,26 @@ def _missing(fact: Facts) -> str:
 
 def _short(name: str) -> str:
     return re.sub(r"^(is|has|did)_", "", name)
+
+
+def _feature_keys(seen: Survey) -> dict[str, str]:
+    return _distinct({name: _plain(name) for name in seen.columns})
+
+
+def _task_keys(seen: Survey) -> dict[str, str]:
+    return _distinct({fact.name: _plain(_short(fact.name)) for fact in _labels(seen)})
+
+
+def _distinct(keys: dict[str, str]) -> dict[str, str]:
+    """The keys, a later one of the same text numbered."""
+    result: dict[str, str] = {}
+    taken: set[str] = set()
+    for name, key in keys.items():
+        key = key or "column"
+        numbered = (f"{key}_{n}" for n in itertools.count(2))
+        result[name] = next(k for k in itertools.chain([key], numbered) if k not in taken)
+        taken.add(result[name])
+    return result
 
 
 def _plain(name: str) -> str:

@@ -90,8 +90,7 @@ class FileSource(Config):
     columns: Columns = Columns()
     tables: tuple[SideTable, ...] = ()
     types: dict[str, ColumnType] = {}
-    """Types of columns of text formats; those not named are guessed from the start of the first
-    file."""
+    """Types of columns of text formats; those not named are guessed from the start of each file."""
     text: TextFormat = TextFormat()
 
     @model_validator(mode="after")

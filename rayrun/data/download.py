@@ -15,6 +15,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path, PurePosixPath
@@ -202,7 +203,7 @@ def _unzip(archive: Path, into: Path) -> None:
             for item in file.infolist():
                 _safe(item.filename, archive)
             file.extractall(into)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         archive.unlink()
         raise ConfigError(
             f"{archive.name} is no zip archive ({error}); it has been deleted"
@@ -220,7 +221,7 @@ def _untar(archive: Path, into: Path) -> None:
                         "nothing was unpacked. Do not use this file"
                     )
                 file.extract(item, into, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         archive.unlink()

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from rayrun import storage
 from rayrun.config import ConfigError, digest_of
 from rayrun.data import listing
-from rayrun.data.columns import missing_column, to_milliseconds
+from rayrun.data.columns import missing_column, plain, to_milliseconds
 from rayrun.data.description import FileSource
 from rayrun.data.listing import File
 from rayrun.data.log import BAD, ROW_ID, Fragment, RawLog, add_reason
@@ -50,8 +50,8 @@ class FileLog(RawLog):
         """Rows of a part with their side tables, which are read once per set of columns."""
         wanted = list(self.schema.names) if columns is None else list(dict.fromkeys(columns))
         self.check(wanted, "read")
-        lookups = self._lookups_for(wanted)
         roles = [c for r, c in self.columns.names().items() if r in ("user", "item", "time")]
+        lookups = self._lookups_for({*wanted, *roles})
         keys = [side.on for side, _ in lookups]
         own = [n for n in self.own.names if n in {*wanted, *roles, *keys}]
         for table in self.reader.read(fragment, self.own, own):
@@ -138,10 +138,11 @@ class FileLog(RawLog):
                     raise ConfigError(
                         f"{file.uri}: the column {name!r} is {other.field(name).type}, in "
                         f"{first.uri} it is {schema.field(name).type}; all files of a log need "
-                        "the same columns"
+                        "the same columns: name the type under data.source.types (text formats), "
+                        "or write the files alike"
                     ) from None
-            schema = pa.schema([f.with_nullable(True) for f in fields])
-        return schema
+            schema = pa.schema(fields)
+        return pa.schema([(f.name, plain(f.type)) for f in schema])
 
     def _joined(self) -> pa.Schema:
         fields = list(self.own)
@@ -179,11 +180,11 @@ class FileLog(RawLog):
             )
         return found
 
-    def _lookups_for(self, wanted: Sequence[str]) -> list[tuple[Side, Lookup]]:
+    def _lookups_for(self, wanted: set[str]) -> list[tuple[Side, Lookup]]:
         key = tuple(sorted(wanted))
         if key not in self._lookups:
-            needed = [s for s in self.sides if {f.name for f in s.fields()} & set(wanted)]
-            self._lookups = {key: [(side, side.load(set(wanted))) for side in needed]}
+            needed = [s for s in self.sides if {f.name for f in s.fields()} & wanted]
+            self._lookups = {key: [(side, side.load(wanted)) for side in needed]}
         return self._lookups[key]
 
     def _check_roles(self, table: pa.Table) -> pa.Array:

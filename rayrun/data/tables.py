@@ -11,25 +11,28 @@ import pyarrow.compute as pc
 
 from rayrun.config import ConfigError
 from rayrun.data import listing
-from rayrun.data.columns import missing_column
+from rayrun.data.columns import missing_column, plain
 from rayrun.data.description import FileSource, SideTable
 from rayrun.data.listing import File
 from rayrun.data.log import BAD, ROW_ID
 from rayrun.data.readers import Reader, build
+from rayrun.data.readers.values import parse_each
 
 
 class Lookup:
     """A side table sorted by key: `find` gives the rows of many keys at once.
 
-    Whole numbers are found by binary search in a sorted array, anything else by a dictionary.
+    Whole numbers are found by binary search in a sorted array, anything else by a dictionary. A
+    key of the log is read as the type of the table's keys, so that 7 finds "7" and "7" finds 7.
     """
 
     def __init__(self, keys: pa.Array, rows: pa.Table, *, where: str, key: str) -> None:
         self.rows = rows
+        self.key_type = keys.type
         self.sorted: np.ndarray[Any, Any] | None = None
         self.positions: dict[Any, int] = {}
         if pa.types.is_integer(keys.type):
-            numbers = keys.cast(pa.int64()).to_numpy(zero_copy_only=False)
+            numbers = keys.cast(pa.int64(), safe=False).to_numpy(zero_copy_only=False)
             order = np.argsort(numbers, kind="stable")
             self.sorted = numbers[order]
             self.order = order
@@ -52,11 +55,13 @@ class Lookup:
     def find(self, keys: pa.Array) -> pa.Table:
         """One row per key, null where the key is unknown or null."""
         if self.sorted is None:
+            if pa.types.is_string(self.key_type):
+                keys = keys.cast(pa.string())
             places = [self.positions.get(k) if k is not None else None for k in keys.to_pylist()]
             return self.rows.take(pa.array(places, pa.int64()))
         if not pa.types.is_integer(keys.type):
-            keys = _as_integers(keys)
-        numbers = pc.fill_null(keys.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+            keys = parse_each(keys.to_pylist(), "int")[0]
+        numbers = pc.fill_null(keys.cast(pa.int64(), safe=False), 0).to_numpy(zero_copy_only=False)
         absent = pc.is_null(keys).to_numpy(zero_copy_only=False)
         if len(self.sorted) == 0:
             return self.rows.take(pa.nulls(len(keys), pa.int64()))
@@ -85,7 +90,7 @@ class Side:
             update={"text": spec.text or source.text, "types": spec.types, "tables": ()}
         )
         self.reader: Reader = build(kind, described)
-        self.schema = self.reader.schema(files[0])
+        self.schema = pa.schema([(f.name, plain(f.type)) for f in self.reader.schema(files[0])])
         where = files[0].uri
         for name in (spec.key, *spec.columns):
             if name not in self.schema.names:
@@ -116,22 +121,17 @@ class Side:
                             "table has no bad rows to spare: mend it, or set tables.types"
                         )
                     parts.append(table.drop_columns([ROW_ID, BAD]))
-        whole = pa.concat_tables(parts).combine_chunks() if parts else self._empty(names)
+        whole = pa.concat_tables(parts) if parts else self._empty(names)
+        whole = whole.filter(pc.is_valid(whole.column(self.spec.key))).combine_chunks()
         keys = whole.column(self.spec.key)
-        keys = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
         rows = whole.select(taken).rename_columns([self.spec.prefix + n for n in taken])
         where = self.files[0].uri
-        return Lookup(_flat(keys), rows, where=where, key=self.spec.key)
+        return Lookup(
+            pa.concat_arrays([pa.array([], keys.type), *keys.chunks]),
+            rows,
+            where=where,
+            key=self.spec.key,
+        )
 
     def _empty(self, names: Sequence[str]) -> pa.Table:
         return pa.schema([self.schema.field(n) for n in names]).empty_table()
-
-
-def _flat(keys: Any) -> pa.Array:
-    return keys if isinstance(keys, pa.Array) else pa.concat_arrays(keys.chunks)
-
-
-def _as_integers(keys: pa.Array) -> pa.Array:
-    from rayrun.data.readers.values import parse_each
-
-    return parse_each(keys.to_pylist(), "int")[0]

@@ -16,7 +16,7 @@ class Reader(Protocol):
     """One file format. Picklable."""
 
     def schema(self, file: File) -> pa.Schema:
-        """Columns and types of a file, without reading its rows."""
+        """Columns and types by the start of a file; type null where no value is seen there."""
         ...
 
     def fragments(self, file_index: int, file: File) -> list[Fragment]:

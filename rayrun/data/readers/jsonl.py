@@ -4,7 +4,9 @@
 
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, cast
 
 import pyarrow as pa
@@ -21,6 +23,9 @@ from rayrun.data.readers.base import with_row_ids
 LINES = 8_192
 """Lines parsed at a time: JSON objects take far more memory than columns."""
 SAMPLE_LINES = 10_000
+CONSTANTS = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
+DECODER = json.JSONDecoder(parse_constant=CONSTANTS.__getitem__)
+"""NaN is no JSON, but many write it where a number is missing."""
 
 
 class JsonlReader:
@@ -32,9 +37,7 @@ class JsonlReader:
     def schema(self, file: File) -> pa.Schema:
         """Types as described, else of the values in the first 10,000 lines."""
         seen: dict[str, set[str]] = {}
-        for at, (_, row, _) in enumerate(self._lines(file.uri)):
-            if at >= SAMPLE_LINES:
-                break
+        for row, _ in islice(self._lines(file.uri), SAMPLE_LINES):
             for key, value in (row or {}).items():
                 kinds = seen.setdefault(key, set())
                 if value is not None:
@@ -44,9 +47,8 @@ class JsonlReader:
                 f"{file.uri} is empty: at least one line with a JSON object is needed"
             )
         names = [*seen, *(n for n in self.types if n not in seen)]
-        return pa.schema(
-            [pa.field(n, ARROW[self.types.get(n) or _joint(seen.get(n, set()))]) for n in names]
-        )
+        types = {n: self.types.get(n) or (_joint(seen[n]) if seen[n] else None) for n in names}
+        return pa.schema([(n, ARROW[type_] if type_ else pa.null()) for n, type_ in types.items()])
 
     def fragments(self, file_index: int, file: File) -> list[Fragment]:
         """The whole file."""
@@ -78,7 +80,7 @@ class JsonlReader:
                 rows=len(pending),
             )
 
-        for _, row, why in self._lines(fragment.file):
+        for row, why in self._lines(fragment.file):
             if why:
                 bad[len(pending)] = why
             pending.append(row or {})
@@ -89,19 +91,19 @@ class JsonlReader:
         if pending:
             yield table()
 
-    def _lines(self, uri: str) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+    def _lines(self, uri: str) -> Iterator[tuple[dict[str, Any] | None, str]]:
         try:
             stream = io.BufferedReader(cast(Any, listing.open_stream(uri)), 1 << 20)
             for number, line in enumerate(stream):
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = DECODER.decode(line.decode("utf-8-sig"))
                     if not isinstance(row, dict):
                         raise ValueError(f"a JSON object is needed, found {type(row).__name__}")
-                    yield number, cast("dict[str, Any]", row), ""
+                    yield cast("dict[str, Any]", row), ""
                 except (ValueError, RecursionError) as error:
-                    yield number, None, f"line {number + 1} is no JSON object: {str(error)[:80]}"
+                    yield None, f"line {number + 1} is no JSON object: {str(error)[:80]}"
         except listing.UNREADABLE as error:
             raise listing.unreadable(uri, error, "fetch it again") from None
 

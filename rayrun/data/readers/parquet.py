@@ -29,7 +29,9 @@ class ParquetReader:
         """Types of the file in their simple form."""
         with self._open(file.uri) as parquet:
             schema = parquet.schema_arrow
-        return pa.schema([pa.field(f.name, plain(f.type)) for f in schema])
+        return pa.schema(
+            [(f.name, f.type if pa.types.is_null(f.type) else plain(f.type)) for f in schema]
+        )
 
     def fragments(self, file_index: int, file: File) -> list[Fragment]:
         """Row groups, neighbours joined up to 1,048,576 rows."""

@@ -39,7 +39,7 @@ class TextReader:
         self.types = source.types
 
     def schema(self, file: File) -> pa.Schema:
-        """Types as described, else guessed from the first 20,000 rows."""
+        """Types as described, else guessed from the first MiB, of it at most 20,000 rows."""
         first = next(iter(self._blocks(file.uri, names=None)), None)
         if first is None:
             raise ConfigError(f"{file.uri} is empty: a header line and at least one row are needed")
@@ -50,7 +50,7 @@ class TextReader:
             type_ = self.types.get(name)
             if type_ is None:
                 type_ = values.guess(_decode(sample.column(name))[0], missing)
-            fields.append(pa.field(name, ARROW[type_]))
+            fields.append(pa.field(name, ARROW[type_] if type_ else pa.null()))
         return pa.schema(fields)
 
     def fragments(self, file_index: int, file: File) -> list[Fragment]:
@@ -132,10 +132,10 @@ class TextReader:
         delimiter = self.text.delimiter or ("\t" if ".tsv" in uri.lower() else ",")
         try:
             stream: Any = listing.open_stream(uri)
-            if len(delimiter) > 1:
-                stream = pa.PythonFile(_OneByteDelimiter(stream, delimiter.encode()), mode="r")
-                delimiter = UNIT_SEPARATOR.decode()
             utf8 = self.text.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
+            if len(delimiter) > 1 or not delimiter.isascii():
+                stream = pa.PythonFile(self._simplified(stream), mode="r")
+                delimiter = UNIT_SEPARATOR.decode()
             all_names = list(self.text.header) or self._header(uri, delimiter)
             if not all_names:
                 return None
@@ -168,13 +168,17 @@ class TextReader:
                 return None
             raise self._damaged(uri, error, 0) from None
 
+    def _simplified(self, stream: Any) -> "_OneByteDelimiter":
+        encoding = self.text.encoding.removesuffix("-sig")  # which writes a mark before any text
+        return _OneByteDelimiter(stream, self.text.delimiter.encode(encoding))
+
     def _header(self, uri: str, delimiter: str) -> list[str]:
         """Column names by the first line, which Arrow's own reader would also take."""
         import csv
 
         stream: Any = listing.open_stream(uri)
         if delimiter == UNIT_SEPARATOR.decode():
-            stream = _OneByteDelimiter(stream, self.text.delimiter.encode())
+            stream = self._simplified(stream)
         start = b""
         while b"\n" not in start and len(start) < BLOCK_BYTES:
             more = stream.read(1 << 16)
@@ -205,7 +209,7 @@ class TextReader:
 
 
 class _OneByteDelimiter(io.RawIOBase):
-    """A stream in which a delimiter of several bytes is replaced by one byte, as Arrow needs."""
+    """A stream in which the delimiter is replaced by one ASCII byte, as Arrow needs."""
 
     def __init__(self, stream: Any, delimiter: bytes) -> None:
         self.stream = stream

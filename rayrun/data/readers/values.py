@@ -2,6 +2,7 @@
 # pyright: basic, reportAttributeAccessIssue=false
 """Text into typed values, a column at a time; what does not parse becomes null with a reason."""
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -59,11 +60,17 @@ def parse_each(
     return pa.array(result, ARROW[type_]), bad
 
 
+def _numeral(text: str) -> str:
+    if "_" in text:  # Python reads 12_3 as 123, but in a log it is a name
+        raise Unreadable(text)
+    return text.strip()
+
+
 def _int(value: Any) -> int:
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, str):
-        text = value.strip()
+        text = _numeral(value)
         try:
             number = int(text)
         except ValueError:
@@ -80,7 +87,7 @@ def _int(value: Any) -> int:
 
 
 def _float(value: Any) -> float:
-    number = float(value)
+    number = float(_numeral(value) if isinstance(value, str) else value)
     if not math.isfinite(number):
         raise Unreadable(value)
     return number
@@ -98,13 +105,9 @@ def _bool(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict | list):
-        import json
-
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+    text.encode()  # JSON can spell half a character (a lone surrogate), which no column holds
+    return text
 
 
 _READ: dict[str, Callable[[Any], Any]] = {
@@ -133,26 +136,27 @@ def _list(value: Any, type_: str, separator: str) -> list[Any]:
     return [read(part.strip().strip("'\"")) for part in text.split(separator)]
 
 
-def guess(values: pa.Array, missing: frozenset[str]) -> str:
-    """The type of a column by a sample of its text: `int`, `float`, `bool` or `text`.
+def guess(values: pa.Array, missing: frozenset[str]) -> str | None:
+    """The type of a column by a sample of its text: `int`, `float`, `bool`, `text`; None: no value.
 
     A column is of numbers when at least 99 % of its values are; the rest are then bad values and
-    not a reason to read the column as text. A leading zero (007) makes it text.
+    not a reason to read the column as text. Whole numbers with a leading zero (007) or beyond 64
+    bits are names, and make it text.
     """
     known = [
         v.strip() for v in values.to_pylist() if v is not None and v.strip() not in missing | {""}
     ]
     if not known:
-        return "text"
+        return None
     allowed = len(known) // 100
-    if sum(len(v) > 1 and v[0] == "0" and v[1:].isdigit() for v in known) > allowed:
+    if sum(_is_name(v) for v in known) > allowed:
         return "text"
     for type_ in ("int", "float"):
         wrong = 0
         for value in known:
             try:
                 if type_ == "int":
-                    int(value)
+                    int(_numeral(value))
                 else:
                     _float(value)
             except (ValueError, OverflowError):
@@ -164,3 +168,9 @@ def guess(values: pa.Array, missing: frozenset[str]) -> str:
     if all(v.lower() in ("true", "false") for v in known):
         return "bool"
     return "text"
+
+
+def _is_name(value: str) -> bool:
+    digits = value.lstrip("+-")
+    too_large = (len(digits), digits) > (len(str(LARGEST_INT)), str(LARGEST_INT))
+    return digits.isdecimal() and (too_large or (len(value) > 1 and value[0] == "0"))

@@ -140,3 +140,33 @@ def test_drafts_of_public_samples_load(tmp_path, path):
     config, _ = started(path, tmp_path)
     assert config.tasks
     assert not set(config.features) & set(config.tasks)
+
+
+def test_columns_without_a_name_or_with_like_names_make_a_valid_draft(tmp_path):
+    lines = shop(tmp_path / "shop.csv").read_text(encoding="utf-8").splitlines()
+    rows = [f"{at},{line},{at % 7},{at % 9 / 9}" for at, line in enumerate(lines[1:])]
+    path = tmp_path / "frame.csv"  # as pandas writes it with its index
+    path.write_text("\n".join([f",{lines[0]},a b,a_b", *rows]), encoding="utf-8")
+    config, text = started(path, tmp_path)
+    assert (config.features["a_b"].column, config.features["a_b_2"].column) == ("a b", "a_b")
+    assert "# left out: a column without a name (an index?)" in text
+
+
+def test_a_label_under_two_names_makes_two_tasks(tmp_path):
+    rows = [f"{at % 30},{int(at % 3 == 0)},{int(at % 5 == 0)}" for at in range(400)]
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(["uid,like,is_like", *rows]), encoding="utf-8")
+    config, _ = started(path, tmp_path)
+    labels = {name: task.source.column for name, task in config.tasks.items()}
+    assert labels == {"like": "like", "like_2": "is_like"}
+    assert config.features["uid_like_2_rate"].task == "like_2"
+
+
+def test_a_long_log_is_cut_by_all_its_times(tmp_path, monkeypatch):
+    monkeypatch.setattr("infnet.data.survey.TIME_ROWS", 300)
+    config, _ = started(shop(tmp_path / "shop.csv"), tmp_path)
+    day = 86_400  # 2,000 rows, 500 s apart: 80 % and 90 % lie 9.3 and 10.4 days after the first
+    first = 1_700_000_000
+    split = config.data.split
+    assert split.valid_from == str(np.datetime64((first + 800_000) // day * day, "s"))[:10]
+    assert split.test_from == str(np.datetime64((first + 900_000) // day * day, "s"))[:10]

@@ -130,7 +130,7 @@ def test_without_a_published_digest_ours_is_recorded(publisher, tmp_path, capsys
     assert "no digest is published" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "..\\evil"])
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "..\\evil", "C:/evil"])
 def test_paths_out_of_the_target_are_refused(publisher, tmp_path, name):
     into = tmp_path / "into"
     buffer = io.BytesIO()

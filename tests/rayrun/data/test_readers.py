@@ -343,3 +343,84 @@ def test_a_side_table_of_an_unknown_format_is_refused(tmp_path):
         opened(tmp_path, tables=[table])
     joined = rows(opened(tmp_path, tables=[{**table, "format": "csv"}]))
     assert joined["age"].to_pylist() == [2]
+
+
+def test_names_written_with_digits_stay_text(tmp_path):
+    write(tmp_path / "a.csv", "ad,key\n12_3,18446744073709551615\n1_23,18446744073709551614\n")
+    table = rows(opened(tmp_path / "a.csv"))
+    assert table["ad"].to_pylist() == ["12_3", "1_23"]  # Python would read both as 123
+    assert table["key"].to_pylist() == ["18446744073709551615", "18446744073709551614"]
+
+
+def test_a_number_with_an_underscore_is_bad(tmp_path):
+    write(tmp_path / "a.csv", "price,n\n1_0.5,1_0\n")
+    table = rows(opened(tmp_path / "a.csv", types={"price": "float", "n": "int"}))
+    assert table["__bad"].to_pylist() == ["price: '1_0.5' is not of type float"]
+    assert (table["price"].null_count, table["n"].null_count) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_column_without_values_in_one_file_takes_its_type_from_another(tmp_path, kind):
+    if kind == "csv":
+        write(tmp_path / "a.csv", "u,n\n1,\n")
+        write(tmp_path / "b.csv", "u,n\n2,7\n")
+    elif kind == "jsonl":
+        write(tmp_path / "a.jsonl", '{"u": 1, "n": null}\n')
+        write(tmp_path / "b.jsonl", '{"u": 2, "n": 7}\n')
+    else:
+        pq.write_table(pa.table({"u": [1], "n": pa.nulls(1)}), tmp_path / "a.parquet")
+        pq.write_table(pa.table({"u": [2], "n": [7]}), tmp_path / "b.parquet")
+    assert rows(opened(tmp_path))["n"].to_pylist() == [None, 7]
+
+
+def test_a_column_without_any_value_is_of_text(tmp_path):
+    write(tmp_path / "a.csv", "u,n\n1,\n2,\n")
+    assert opened(tmp_path / "a.csv").schema.field("n").type == pa.string()
+
+
+def test_nan_in_json_is_missing_and_half_a_character_is_bad(tmp_path):
+    write(tmp_path / "a.jsonl", '{"x": NaN, "t": "a"}\n{"x": 1.5, "t": "\\ud800"}\n')
+    table = rows(opened(tmp_path / "a.jsonl"))
+    assert table["x"].to_pylist() == [None, 1.5]
+    assert table["__bad"].to_pylist() == [None, "t: '\\ud800' is not of type text"]
+
+
+def test_a_number_finds_the_same_key_written_as_text(tmp_path):
+    write(tmp_path / "log.csv", "u\n1\n2\n")
+    write(tmp_path / "users.csv", "u,town\n1,X\n2,Y\nguest,Z\n")
+    log = opened(tmp_path, files="log.csv", tables=[{"path": "users.csv", "key": "u"}])
+    assert rows(log)["town"].to_pylist() == ["X", "Y"]
+
+
+@pytest.mark.parametrize("key", ["1", "a"])
+def test_rows_of_a_side_table_without_a_key_are_left_out(tmp_path, key):
+    write(tmp_path / "log.csv", f"u\n{key}\n")
+    write(tmp_path / "users.csv", f"u,town\n,V\n{key},X\n,W\n")
+    log = opened(tmp_path, files="log.csv", tables=[{"path": "users.csv", "key": "u"}])
+    assert rows(log)["town"].to_pylist() == ["X"]
+
+
+def test_keys_beyond_63_bits_are_found(tmp_path):
+    keys = pa.array([2**64 - 1, 5, 2**63], pa.uint64())
+    pq.write_table(pa.table({"u": keys}), tmp_path / "log.parquet")
+    pq.write_table(pa.table({"u": keys, "n": [1, 2, 3]}), tmp_path / "users.parquet")
+    log = opened(tmp_path, files="log.parquet", tables=[{"path": "users.parquet", "key": "u"}])
+    assert rows(log)["n"].to_pylist() == [1, 2, 3]
+
+
+def test_a_role_from_a_side_table_is_checked_whatever_is_read(tmp_path):
+    write(tmp_path / "log.csv", "card\n1\n2\n")
+    write(tmp_path / "cards.csv", "card,owner\n1,x\n")
+    tables = [{"path": "cards.csv", "key": "card"}]
+    log = opened(tmp_path, files="log.csv", tables=tables, columns={"user": "owner"})
+    assert rows(log, ["card"])["__bad"].to_pylist() == [None, "owner: the row has no user"]
+
+
+def test_a_delimiter_is_written_in_the_encoding_of_the_file(tmp_path):
+    write(tmp_path / "a.csv", "a§b\né§2\n", encoding="latin-1")
+    text = {"delimiter": "§", "encoding": "latin-1"}
+    write(tmp_path / "b.csv", "a§b\né§2\n")
+    signed = {"delimiter": "§", "encoding": "utf-8-sig"}
+    for name, described in (("a.csv", text), ("b.csv", {"delimiter": "§"}), ("b.csv", signed)):
+        table = rows(opened(tmp_path / name, text=described))
+        assert (table["a"].to_pylist(), table["b"].to_pylist()) == (["é"], [2])
