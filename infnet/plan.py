@@ -3,24 +3,21 @@
 import torch
 
 from infnet.config import InfnetConfig
-from infnet.features.feature_set import FeatureSet
+from infnet.data.prepare import open_reader
 from infnet.model.recommender import Recommender
 from infnet.schema import Schema
 from infnet.train.arithmetic import batch_arithmetic
 from rayrun import storage
-from rayrun.data.source import open_source
 
 
 def plan_prepare(config: InfnetConfig, out: str) -> str:
     """The log, its roles and what must be computed over it.
 
     Raises:
-        ConfigError: the log cannot be opened, or lacks a column.
+        ConfigError: the log cannot be opened, lacks a column, or cannot be split.
     """
-    log = open_source(config.data.source)
-    features = FeatureSet(config.features, config.tasks, log.columns, log.schema)
-    demands = features.demands()
-    fragments = log.fragments()
+    reader = open_reader(config)
+    log, fragments, demands = reader.log, reader.fragments, reader.features.demands()
     roles = ", ".join(f"{role}={column}" for role, column in log.columns.names().items())
     return "\n".join(
         [

@@ -19,6 +19,8 @@ from rayrun.config import ConfigError
 MIN_BLOCK_BYTES = 1 << 20
 MAX_BLOCK_BYTES = 32 << 20
 """A worker holds a few blocks at a time, whatever the size of the log."""
+RETRY_ADVICE = "\nFailed to apply UDF transform after"
+"""How the lines begin that Ray Data appends to the message of any error of a task."""
 
 
 def block_bytes(log_bytes: int, cpus: int) -> int:
@@ -46,7 +48,7 @@ def ray_data(target_block_bytes: int) -> Iterator[None]:
     for name, value in settings.items():
         setattr(context, name, value)
     context.execution_options.preserve_order = True
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)  # it would show the traceback of what is raised here anyway
     try:
         yield
     except RayError as error:
@@ -66,7 +68,7 @@ def config_error(error: BaseException | None) -> ConfigError | None:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, ConfigError):
-            return ConfigError(*error.args)
+            return ConfigError(str(error.args[0]).partition(RETRY_ADVICE)[0])
         error = getattr(error, "cause", None) or error.__cause__ or error.__context__
     return None
 

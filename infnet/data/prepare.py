@@ -79,10 +79,12 @@ def open_reader(config: InfnetConfig) -> RowReader:
     """Open the log and check features, tasks and split against its columns.
 
     Raises:
-        ConfigError: they do not fit.
+        ConfigError: they do not fit, or read a true value of the simulation.
     """
     log = open_source(config.data.source)
     features = FeatureSet(config.features, config.tasks, log.columns, log.schema)
+    for name in features.columns(labels=True):
+        log.require([name], ", ".join(features.wanted_by(name)))
     splitter = Splitter(config.data.split, log.columns, log.schema)
     fragments = tuple(log.fragments())
     if not fragments:

@@ -26,6 +26,8 @@ from infnet.evaluate.writing import PredictionWriter, Quarantine
 from infnet.features.encoder import Encoder
 from infnet.schema import Schema
 from infnet.train.checkpoint import load
+from infnet.train.run import FORMAT_VERSION as RUN_VERSION
+from infnet.train.run import KIND as RUN_KIND
 from rayrun import manifest, storage
 from rayrun.config import ConfigError
 from rayrun.metrics import Result
@@ -96,13 +98,14 @@ def checkpoint_of(config: InfnetConfig) -> str:
     """The run directory that `inputs.checkpoint` names.
 
     Raises:
-        ConfigError: it is not set.
+        ConfigError: it is not set, no run stands there, or one of a newer format.
     """
     if not config.inputs.checkpoint:
         raise ConfigError(
             "inputs.checkpoint must name the --out directory of `infnet train`, found nothing; "
             "give that directory instead of CONFIG, or add --set inputs.checkpoint=DIR"
         )
+    manifest.read(config.inputs.checkpoint, kind=RUN_KIND, format_version=RUN_VERSION)
     return config.inputs.checkpoint
 
 
@@ -177,6 +180,13 @@ def raw_reader(config: InfnetConfig, run: str, data: str, *, labels: bool) -> Ra
     """
     with TemporaryDirectory(prefix="encoder-") as folder:
         encoder = Encoder.read(storage.fetch(storage.join(run, "encoder"), Path(folder)))
+        schema = Schema.read(storage.fetch(storage.join(run, "schema.json"), Path(folder)))
+    if encoder.digest != schema.encoder_digest:
+        raise ConfigError(
+            f"{run}/encoder has digest {encoder.digest}, {run}/schema.json belongs to "
+            f"{schema.encoder_digest}: it is the encoder of another dataset; put back the one that "
+            "`infnet train` wrote, or train again"
+        )
     roles = encoder.features.roles
     log = open_file(data, config.data.source, roles)
     keys = tuple(n for n in (roles.user, roles.item) if n and n in log.schema.names)

@@ -23,9 +23,9 @@ from infnet.train.journal import check_watched
 from infnet.train.report import report
 from rayrun import manifest, storage
 from rayrun.config import ConfigError, Json, digest_of, validate
-from rayrun.data.source import open_source
 from rayrun.metrics import Metrics, Result
 from rayrun.ray.session import session
+from rayrun.ray.train import has_checkpoint
 from rayrun.ray.train import run as run_on_ray
 from rayrun.ray.worker import Worker
 
@@ -65,6 +65,8 @@ def train(config: InfnetConfig, out: str) -> Result:
     with storage.claim(out):
         earlier = _earlier(config, out)
         dataset = _absolute(config.inputs.data) or _to_prepare(config, out)
+        if config.inputs.data:
+            _check_dataset(dataset)
         if earlier is not None:
             _check_same_data(earlier, _data_digest(dataset), out)
             if earlier.info["complete"]:
@@ -129,9 +131,18 @@ class _Run(NamedTuple):
 def _on_worker(worker: Worker, argument: Json) -> Json:
     config = validate(InfnetConfig, argument["config"], where="the configuration of the run")
     place = loop.Place(dataset=argument["dataset"], out=argument["out"])
+    return loop.fit(worker, config, _schema_of(place.dataset), place)
+
+
+def _check_dataset(dataset: str) -> None:
+    # What is wrong with it is told before Ray starts.
+    _data_digest(dataset)
+    _schema_of(dataset)
+
+
+def _schema_of(dataset: str) -> Schema:
     with tempfile.TemporaryDirectory(prefix="schema-") as folder:
-        schema = Schema.read(storage.fetch(storage.join(place.dataset, SCHEMA), Path(folder)))
-    return loop.fit(worker, config, schema, place)
+        return Schema.read(storage.fetch(storage.join(dataset, SCHEMA), Path(folder)))
 
 
 def _absolute(uri: str) -> str:
@@ -178,9 +189,9 @@ def _clear(out: str) -> None:
     """Remove what a run has written, except datasets, which are whole."""
     if not storage.exists(out):
         return
-    found = storage.names(out)
-    if any("/checkpoint_" in name for name in found):
+    if has_checkpoint(storage.join(out, STATE)):
         return  # hours of training may stand there, and the bad input may be mended
+    found = storage.names(out)
     for top in {name.partition("/")[0] for name in found} - {PREPARED}:
         storage.remove(storage.join(out, top))
     if not any(name.startswith(f"{PREPARED}/") for name in found):
@@ -194,7 +205,9 @@ def _data_digest(dataset: str) -> str:
 
 def _to_prepare(config: InfnetConfig, out: str) -> str:
     """Where the dataset of the log is, or will be: named by the digest of all it is made from."""
-    data = config.data.to_dict() | {"source": open_source(config.data.source).content_digest()}
+    from infnet.data.prepare import open_reader  # checks the log before Ray starts
+
+    data = config.data.to_dict() | {"source": open_reader(config).log.content_digest()}
     resolved = config.to_dict()
     made_from = digest_of([data, resolved["features"], resolved["tasks"]])
     return storage.join(out, PREPARED, made_from.removeprefix("sha256:")[:16])

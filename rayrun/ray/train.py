@@ -30,6 +30,8 @@ from rayrun.ray.worker import KEPT_CHECKPOINTS, Worker
 RESULT = "result.json"
 REFUSED = "refused.json"
 PROGRESS = "progress.json"
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Where Ray Train lists the checkpoints of a run that are complete."""
 PROGRESS_EVERY_S = 1.0
 
 dist: Any = torch.distributed  # its collectives carry no types
@@ -97,6 +99,7 @@ def run(
                 trainer.fit()
         except TrainingFailedError as error:
             _raise_if_refused(place)
+            _raise_if_told(error, place)
             reason = str(error).strip()
             raise RuntimeError(
                 f"{title} failed more than max_failures ({max_failures}) times; checkpoints are in "
@@ -104,6 +107,21 @@ def run(
             ) from error
     _raise_if_refused(place)
     return cast(Json, json.loads(storage.read_bytes(storage.join(place, RESULT))))
+
+
+def has_checkpoint(storage_path: str) -> bool:
+    """Whether a run under `storage_path` left a complete checkpoint to continue from."""
+    if not storage.exists(storage_path):
+        return False
+    for name in storage.names(storage_path):
+        if name.endswith(f"/{SNAPSHOT}"):
+            try:
+                listed: Json = json.loads(storage.read_bytes(storage.join(storage_path, name)))
+            except ValueError:  # cut off by a full disk
+                continue
+            if listed.get("checkpoint_results"):
+                return True
+    return False
 
 
 def _resources(compute: LocalCompute | AttachedCompute) -> dict[str, float]:
@@ -122,7 +140,10 @@ def _on_worker(config: dict[str, Any]) -> None:
         result = config["function"](worker, config["argument"])
     except ConfigError as error:
         refused = json.dumps({"error": str(error)}).encode()
-        storage.write_bytes(storage.join(place, REFUSED), refused)
+        try:
+            storage.write_bytes(storage.join(place, REFUSED), refused)
+        except storage.StorageError:
+            raise error from None  # a full disk takes no note of it either: see _raise_if_told
         if worker.device.type == "cpu" and dist.is_initialized():
             # Bad input is seen by all workers, as a rule: then the run simply ends. A worker that
             # waits for this one in a collective finds the connection closed, and fails.
@@ -141,6 +162,17 @@ def _raise_if_refused(place: str) -> None:
         message = str(json.loads(storage.read_bytes(refused))["error"])
         storage.remove(refused)
         raise ConfigError(message)
+
+
+def _raise_if_told(failed: Exception, place: str) -> None:
+    """Bad input that no note could be left of, and a disk that Ray Train itself found full."""
+    failures: dict[int, Exception] = getattr(failed, "worker_failures", {})
+    for failure in failures.values():
+        error: BaseException = getattr(failure, "_base_exc", failure)
+        if isinstance(error, ConfigError):
+            raise error from failed
+        if storage.is_disk_full(error):
+            raise storage.StorageError(str(storage.explain(error, place))) from failed
 
 
 class RayWorker:

@@ -142,7 +142,9 @@ def test_a_file_of_the_test_rows_is_scored_as_the_test_split(run, evaluated, tes
     np.testing.assert_allclose(scores(tmp_path / "out"), scores(evaluated.out), rtol=0, atol=1e-6)
     found, split = result(tmp_path / "out"), result(evaluated.out)
     assert found["split"] == "file"
-    assert found["metrics"]["click"]["auc"] == pytest.approx(split["metrics"]["click"]["auc"], abs=1e-6)
+    assert found["metrics"]["click"]["auc"] == pytest.approx(
+        split["metrics"]["click"]["auc"], abs=1e-6
+    )
 
 
 def test_predictions_join_the_file_by_row_id(predicted, evaluated, test_log):
@@ -215,7 +217,9 @@ def test_a_run_on_s3_gives_the_metrics_of_the_run_on_disk(s3, outputs, tmp_path)
         found = result(f"{s3}/smoke/{name}")
         assert found["metrics"] == result(outputs[verb])["metrics"], verb
     whole = apply_override(config().to_dict(), "rivals={}")
-    again = done("train", SMOKE, *only, "--set", f"inputs.data={s3}/smoke/data", "--out", f"{s3}/smoke/run")
+    again = done(
+        "train", SMOKE, *only, "--set", f"inputs.data={s3}/smoke/data", "--out", f"{s3}/smoke/run"
+    )
     assert "training" not in again.err
     digest = validate(InfnetConfig, whole, where="test").digest()
     assert result(f"{s3}/smoke/run")["config_digest"] == digest
