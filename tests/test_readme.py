@@ -95,7 +95,7 @@ def test_the_parser_takes_it_and_its_files_are_there(command):
     arguments = parsed(command)  # argparse ends the test on a wrong word
     overrides = [text.partition("=")[2] for text in getattr(arguments, "sets", [])]
     places = [
-        getattr(arguments, "config", None) or arguments.file,
+        getattr(arguments, "config", None) or getattr(arguments, "file", None),
         getattr(arguments, "data", None),
         *(text.removeprefix("@") for text in overrides if "/" in text or text.startswith("@")),
     ]
