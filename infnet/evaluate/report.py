@@ -89,12 +89,12 @@ def _task(page: Report, task: str, measured: Measured, compared: Comparison, bes
     first = next(iter(measured.values()))
     metrics = list(first.values[task])
     page.heading(task)
-    rows: list[list[Value]] = [
-        [name, *(_cell(one, task, metric) for metric in metrics)] for name, one in measured.items()
-    ]
+    headers, rows = _by_metric(measured, task, metrics)
     if task in best:
-        rows.append(["best reachable", *(_number(best[task].get(metric)) for metric in metrics)])
-    page.table(["model", *metrics], rows, f"{task}: {first.observed[task]:,} rows with a label")
+        headers.append("best reachable")
+        for metric, row in zip(metrics, rows, strict=True):
+            row.append(_number(best[task].get(metric)))
+    page.table(headers, rows, f"{task}: {first.observed[task]:,} rows with a label")
     if task in best:
         page.text(
             "*best reachable* takes the true probabilities of the simulation as predictions: no "
@@ -162,11 +162,8 @@ def _averages(page: Report, measured: Measured) -> None:
     metrics = list(next(iter(measured.values())).values[AVERAGE])
     if metrics:
         page.heading("Mean over tasks")
-        rows: list[list[Value]] = [
-            [name, *(_cell(one, AVERAGE, metric) for metric in metrics)]
-            for name, one in measured.items()
-        ]
-        page.table(["model", *metrics], rows, "Each metric over the tasks that have it")
+        headers, rows = _by_metric(measured, AVERAGE, metrics)
+        page.table(headers, rows, "Each metric over the tasks that have it")
 
 
 def _correlations(page: Report, tasks: list[str], first: Measurement) -> None:
@@ -176,12 +173,22 @@ def _correlations(page: Report, tasks: list[str], first: Measurement) -> None:
         page.table(["", *tasks], rows, f"Pearson correlation of the {what}, both labels observed")
 
 
+def _by_metric(
+    measured: Measured, task: str, metrics: list[str]
+) -> tuple[list[str], list[list[Value]]]:
+    """One line for each metric, one column for each model: there are more metrics than models."""
+    rows: list[list[Value]] = [
+        [metric, *(_cell(one, task, metric) for one in measured.values())] for metric in metrics
+    ]
+    return ["metric", *measured], rows
+
+
 def _cell(one: Measurement, task: str, metric: str) -> str:
     value = one.values[task].get(metric)
     if value is None:
         return "–"
     found = one.interval(task, metric)
-    between = "" if found is None else f" [{_number(found.low)}, {_number(found.high)}]"
+    between = "" if found is None else f"\n[{_number(found.low)}, {_number(found.high)}]"
     return _number(value) + between
 
 

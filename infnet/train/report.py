@@ -12,7 +12,7 @@ from infnet.train.journal import LOWER_IS_BETTER, watched_metric
 from rayrun import storage
 from rayrun.config import Json
 from rayrun.metrics import FILE, Record, read_records
-from rayrun.report import Report
+from rayrun.report import Report, Value
 
 
 def report(config: InfnetConfig, places: Mapping[str, str], outcomes: Mapping[str, Json]) -> Report:
@@ -50,17 +50,18 @@ def _best_table(
     page: Report, config: InfnetConfig, task: str, outcomes: Mapping[str, Json]
 ) -> None:
     metrics = [*config.tasks[task].metrics, "loss"]
-    rows = [
-        [
-            _title(config, name),
-            *(outcome["metrics"].get(task, {}).get(metric) for metric in metrics),
-            outcome["best_step"],
-            "stopped early" if outcome["stopped_early"] else "ran to the end",
-        ]
-        for name, outcome in outcomes.items()
+    rows: list[list[Value]] = [
+        [metric, *(o["metrics"].get(task, {}).get(metric) for o in outcomes.values())]
+        for metric in metrics
     ]
+    rows.append(["step", *(_step(outcome) for outcome in outcomes.values())])
+    headers = ["metric", *(_title(config, name) for name in outcomes)]
     best = {m: "min" if m in LOWER_IS_BETTER else "max" for m in metrics}
-    page.table(["model", *metrics, "step", ""], rows, caption=f"{task}, validation", best=best)
+    page.table(headers, rows, caption=f"{task}, validation", best=best)
+
+
+def _step(outcome: Json) -> str:
+    return f"{outcome['best_step']:,}" + ("\nstopped early" if outcome["stopped_early"] else "")
 
 
 def _curves(page: Report, config: InfnetConfig, records: list[Record]) -> None:

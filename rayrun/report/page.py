@@ -60,9 +60,11 @@ class Report:
 
         Args:
             headers: one per column.
-            rows: as many cells each as there are headers.
+            rows: as many cells each as there are headers. What follows a line break in a cell is
+                set small, beside the rest or below it where room is short: an interval.
             caption: what it shows and over which rows.
-            best: `{header: "max" | "min"}`; the best value of these columns is set bold.
+            best: `{name: "max" | "min"}`; the best value of this column, or of the row that starts
+                with this name, is set bold.
 
         Raises:
             ValueError: a row has another number of cells than there are headers.
@@ -76,12 +78,17 @@ class Report:
         columns = [[row[i] for row in rows] for i in range(len(headers))]
         numeric = [_is_numeric(column) for column in columns]
         bold: set[tuple[int, int]] = set()
-        for header, direction in (best or {}).items():
-            if header not in headers:
-                known = ", ".join(headers)
-                raise ValueError(f"best names the column {header!r}; the table has: {known}")
-            index = list(headers).index(header)
-            bold |= {(row, index) for row in _best(columns[index], direction)}
+        starts = [row[0] if row else None for row in rows]
+        for name, direction in (best or {}).items():
+            if name in headers:
+                column = list(headers).index(name)
+                bold |= {(row, column) for row in _best(columns[column], direction)}
+            elif name in starts:
+                line = starts.index(name)
+                bold |= {(line, column) for column in _best(rows[line], direction)}
+            else:
+                known = ", ".join([*headers, *map(show, starts)])
+                raise ValueError(f"best names the column or row {name!r}; the table has: {known}")
         head = Markup("").join(
             _cell("th", h, number) for h, number in zip(headers, numeric, strict=True)
         )
@@ -184,4 +191,6 @@ def _best(column: Sequence[Value], direction: str) -> set[int]:
 def _cell(tag: str, text: str, numeric: bool, *, bold: bool = False) -> Markup:
     kinds = " ".join(word for word, on in (("number", numeric), ("best", bold)) if on)
     attribute = Markup(' class="{}"').format(kinds) if kinds else Markup("")
-    return Markup("<{0}{1}>{2}</{0}>").format(tag, attribute, text)
+    first, _, beside = text.partition("\n")
+    content = Markup("{} <small>{}</small>").format(first, beside) if beside else first
+    return Markup("<{0}{1}>{2}</{0}>").format(tag, attribute, content)

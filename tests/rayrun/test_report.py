@@ -117,6 +117,21 @@ def test_lower_may_be_better():
     assert report.html().count('class="number best"') == 2
 
 
+def test_the_best_value_of_a_row_is_bold():
+    report = Report("t")
+    report.table(
+        ["metric", "a", "b"], [["auc", 0.7, 0.8], ["loss", 0.5, 0.6]], best={"loss": "min"}
+    )
+    assert '<td class="number best">0.5000</td>' in report.html()
+    assert report.html().count('class="number best"') == 1
+
+
+def test_what_follows_a_line_break_in_a_cell_is_set_small():
+    report = Report("t")
+    report.table(["metric", "model"], [["auc", "0.7100\n[0.7000, 0.7200]"]])
+    assert '<td class="number">0.7100 <small>[0.7000, 0.7200]</small></td>' in report.html()
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -171,7 +186,7 @@ def test_markdown_in_code_is_left_alone():
         ),
         (
             lambda r: r.table(["a"], [[1]], best={"b": "max"}),
-            "best names the column 'b'; the table has: a",
+            "best names the column or row 'b'; the table has: a",
         ),
         (lambda r: r.heading("a", 4), "level must be 2 or 3, found 4"),
     ],
