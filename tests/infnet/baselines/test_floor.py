@@ -40,7 +40,9 @@ def test_the_floor_is_the_logistic_regression_of_scikit_learn(make_schema, make_
     model, batch = Recommender(FloorConfig(gain=1), schema).double(), make_batch(schema, 400)
     x, y = batch.dense.double(), batch.labels[:, 0].double()
     inputs = model.tables(batch)._replace(dense=x)
-    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=1000, tolerance_grad=1e-12, tolerance_change=0)
+    optimizer = torch.optim.LBFGS(
+        model.parameters(), max_iter=1000, tolerance_grad=1e-12, tolerance_change=0
+    )
 
     def closure():
         optimizer.zero_grad()
