@@ -2,7 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from infnet.baselines import Model
 from infnet.features import Feature
@@ -56,9 +63,9 @@ class Data(Config):
     statistics: Literal["frozen", "rolling"] = "frozen"
     """What a valid or test row may know: nothing after the training period (`frozen`, for headline
     numbers), or every strictly earlier event (`rolling`, a separate table)."""
-    max_bad_share: float = 0.01
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     """More bad rows than this share fail the run; fewer are quarantined with their reasons."""
-    shard_rows: int = 65_536
+    shard_rows: PositiveInt = 65_536
     """Rows of one Parquet shard."""
 
 
@@ -66,13 +73,13 @@ class Optimizer(Config):
     """Optimizer of the dense parameters."""
 
     type: Literal["adam", "adamw", "adagrad"] = "adam"
-    lr: float = 1e-3
-    weight_decay: float = 0.0
+    lr: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     """How the learning rates go after the warm-up; that of the embeddings follows in proportion."""
-    warmup_steps: int = 0
+    warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rates (that of the embeddings too) rise linearly."""
-    clip_norm: float = 0.0
+    clip_norm: NonNegativeFloat = 0.0
     """Largest gradient norm of the dense parameters; 0 switches clipping off."""
 
 
@@ -80,8 +87,8 @@ class EmbeddingOptimizer(Config):
     """Row-wise optimizer of the embedding tables; only rows of the batch are read or written."""
 
     type: Literal["adam", "adagrad", "rowwise_adagrad"] = "adam"
-    lr: float = 1e-3
-    l2: float = 0.0
+    lr: PositiveFloat = 1e-3
+    l2: NonNegativeFloat = 0.0
     """L2 penalty on the rows touched by the batch."""
 
 
@@ -90,8 +97,8 @@ class EarlyStopping(Config):
 
     metric: str = "auc"
     """Mean over the tasks that have it."""
-    patience: int = 2
-    min_delta: float = 0.0
+    patience: PositiveInt = 2
+    min_delta: NonNegativeFloat = 0.0
 
 
 class SingleStrategy(Config):
@@ -133,7 +140,7 @@ Strategy = Annotated[SingleStrategy | DdpStrategy | DeepSpeedStrategy, Field(dis
 class Train(Config):
     """How to train."""
 
-    epochs: int = 1
+    epochs: PositiveInt = 1
     batch_size: int = 4096
     """Rows per optimizer step over all workers."""
     micro_batch_size: int | None = None
@@ -141,7 +148,7 @@ class Train(Config):
     lanes: int = 8
     """Streams the training rows are read in; a multiple of the number of workers. The rows of a
     step depend on it and on the seed, not on the number of workers."""
-    shuffle_rows: int = 65_536
+    shuffle_rows: PositiveInt = 65_536
     """Rows shuffled at a time in each lane."""
     optimizer: Optimizer = Optimizer()
     embeddings: EmbeddingOptimizer = EmbeddingOptimizer()
@@ -150,11 +157,11 @@ class Train(Config):
     strategy: Strategy = SingleStrategy()
     precision: Literal["fp32", "bf16"] = "fp32"
     early_stopping: EarlyStopping | None = None
-    evaluate_every_steps: int = 0
+    evaluate_every_steps: NonNegativeInt = 0
     """0: once per epoch."""
-    checkpoint_every_steps: int = 0
+    checkpoint_every_steps: NonNegativeInt = 0
     """0: once per epoch."""
-    max_failures: int = 2
+    max_failures: NonNegativeInt = 2
     """Worker deaths survived by restarting from the newest checkpoint."""
     seed: int = 0
 
@@ -162,10 +169,10 @@ class Train(Config):
 class Evaluate(Config):
     """What `infnet evaluate` computes beside the metrics of each task."""
 
-    batch_size: int = 8192
-    bootstrap: int = 200
+    batch_size: PositiveInt = 8192
+    bootstrap: NonNegativeInt = 200
     """User-bootstrap replicates behind each 95 % interval."""
-    ndcg_at: tuple[int, ...] = (5,)
+    ndcg_at: tuple[PositiveInt, ...] = (5,)
     seed: int = 0
 
 

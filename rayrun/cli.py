@@ -292,7 +292,7 @@ def _interrupted(prog: str, arguments: Sequence[str]) -> None:
     import shlex
 
     again = shlex.join([prog, *arguments])
-    print(f"\ninterrupted; to go on from the last checkpoint, run again: {again}", file=sys.stderr)
+    print(f"\ninterrupted; to go on, run again: {again}", file=sys.stderr)
 
 
 def _sigterm_interrupts() -> Any:

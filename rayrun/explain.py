@@ -29,7 +29,7 @@ class _Place:
 
     @property
     def key(self) -> str:
-        return ".".join(self.path) or "(the whole file)"
+        return ".".join(self.path)
 
 
 _Found = tuple[Mapping[str, Any], _Place]
@@ -47,7 +47,9 @@ def _lines(found: Sequence[_Found], depth: int) -> list[str]:
     done: set[tuple[str, ...]] = set()
     for item, place in found:
         if len(place.unions) <= depth:
-            lines.append(f"  {place.key}: {_message(item, place)}")
+            lines.append(
+                "  " + ": ".join([*([place.key] if place.path else []), _message(item, place)])
+            )
             continue
         union = place.unions[depth][0]
         if union not in done:
@@ -76,7 +78,8 @@ def _message(item: Mapping[str, Any], place: _Place) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")
     kind, found = str(item["type"]), item.get("input")
     if kind == "extra_forbidden" and place.owner is not None and place.path:
-        return message + _suggest(place.path[-1], list(place.owner.model_fields))
+        known = list(place.owner.model_fields)
+        return "there is no such key" + _suggest(place.path[-1], known)
     if kind == "union_tag_invalid":
         tag = str(item["ctx"]["tag"])
         near = difflib.get_close_matches(tag, _tags(place.annotation), n=1)
@@ -85,7 +88,8 @@ def _message(item: Mapping[str, Any], place: _Place) -> str:
         tags = ", ".join(repr(tag) for tag in _tags(place.annotation))
         return f"a key {item['ctx']['discriminator']} is required, one of {tags}"
     if kind != "missing" and (isinstance(found, str | int | float | bool) or found is None):
-        message += f"; found {found!r}" if repr(found) not in message else ""
+        bound = kind.startswith(("greater_than", "less_than"))
+        message += f"; found {found!r}" if bound or repr(found) not in message else ""
     elif kind.endswith("_type") and isinstance(found, dict | list):
         message += "; found " + ("a mapping" if isinstance(found, dict) else "a list")
     return message

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infnet.config import InfnetConfig
-from rayrun.config import load, parse_yaml, validate
+from rayrun.config import ConfigError, load, parse_yaml, validate
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -34,3 +34,17 @@ def test_the_configuration_reference_is_current():
     if os.environ.get("GOLDEN_WRITE"):
         path.write_text(text, encoding="utf-8")
     assert path.read_text(encoding="utf-8") == text, "run: make golden"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epochs=-1", "train.epochs: Input should be greater than 0; found -1"),
+        ("train.optimizer.lr=0", "train.optimizer.lr: Input should be greater than 0; found 0"),
+        ("data.max_bad_share=3", "data.max_bad_share: Input should be less than or equal to 1; f"),
+        ("compute.num_cpus=0", "compute.num_cpus: Input should be greater than 0; found 0"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_before_anything_starts(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(InfnetConfig, ROOT / "configs/infnet/smoke.yaml", [override])

@@ -4,7 +4,7 @@ result.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from rayrun.config import Config
 
@@ -31,9 +31,9 @@ class LocalCompute(_Workers):
     """A Ray instance of our own on this machine, started for the run and stopped after it."""
 
     type: Literal["local"] = "local"
-    num_cpus: int | None = None
+    num_cpus: PositiveInt | None = None
     """CPUs Ray may count on; absent: what the machine has."""
-    object_store_bytes: int | None = None
+    object_store_bytes: PositiveInt | None = None
     """Shared memory for Ray's objects; absent: Ray's default. More spills to disk."""
 
 

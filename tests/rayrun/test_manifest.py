@@ -151,7 +151,7 @@ def test_a_damaged_manifest_is_named(artifact, text):
 
 def test_an_unknown_key_of_a_manifest_is_named(artifact):
     edit(artifact, extra=1)
-    with pytest.raises(ConfigError, match="extra: Extra inputs are not permitted"):
+    with pytest.raises(ConfigError, match="extra: there is no such key"):
         read(artifact)
 
 
