@@ -10,6 +10,7 @@ again continues the same run.
 import contextlib
 import importlib
 import json
+import signal
 import tempfile
 import threading
 import time
@@ -95,7 +96,7 @@ def run(
             ),
         )
         try:
-            with _shown(storage.join(place, PROGRESS), title):
+            with _shown(storage.join(place, PROGRESS), title), _interruptible():
                 trainer.fit()
         except TrainingFailedError as error:
             _raise_if_refused(place)
@@ -256,6 +257,22 @@ class RayWorker:
         self._said = now
         text = json.dumps({"done": done, "total": total, "note": note})
         storage.write_bytes(storage.join(self._place, PROGRESS), text.encode())
+
+
+@contextlib.contextmanager
+def _interruptible() -> Generator[None]:
+    """Ctrl-C is a KeyboardInterrupt, as everywhere: Ray Train takes the signal for itself, leaves
+    by `sys.exit`, and keeps the signal after the run.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if in_main else None
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
