@@ -295,10 +295,15 @@ def _interrupted(prog: str, arguments: Sequence[str]) -> None:
     print(f"\ninterrupted; to go on, run again: {again}", file=sys.stderr)
 
 
+class Cancelled(KeyboardInterrupt):
+    """SIGTERM. Not KeyboardInterrupt itself: once one has crossed an `exec` of source text (a
+    dataclass being made), Python ends by SIGINT whatever exit code is asked for."""
+
+
 def _sigterm_interrupts() -> Any:
     # A cancelled job is told by SIGTERM: clean up and leave as for Ctrl-C.
     def interrupt(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
+        raise Cancelled
 
     try:
         return signal.signal(signal.SIGTERM, interrupt)

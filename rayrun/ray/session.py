@@ -4,8 +4,10 @@ import contextlib
 import importlib
 import os
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -44,17 +46,36 @@ def session(compute: LocalCompute | AttachedCompute) -> Generator[None]:
         os.environ.setdefault(name, value)
     temporary: Path | None = None
     try:
-        if isinstance(compute, AttachedCompute):
-            _attach(compute.address)
-        else:
-            # A short name under the system's directory: paths of Unix sockets end at 107 bytes.
-            temporary = Path(tempfile.mkdtemp(prefix="r"))
-            _start(compute, temporary)
+        with _sigterm_kept():
+            if isinstance(compute, AttachedCompute):
+                _attach(compute.address)
+            else:
+                # A short name under the system's directory: paths of Unix sockets end at 107 bytes.
+                temporary = Path(tempfile.mkdtemp(prefix="r"))
+                _start(compute, temporary)
         yield
     finally:
         ray.shutdown()
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Generator[None]:
+    """Ray takes SIGTERM for itself: it leaves by `sys.exit`, and aborts three seconds later.
+
+    A handler of ours is put back; where there is none, Ray's stays, which ends its processes.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if in_main else None
+    try:
+        yield
+    except SystemExit:
+        signal.alarm(0)  # the one that would abort
+        raise KeyboardInterrupt from None
+    finally:
+        if callable(before):
+            signal.signal(signal.SIGTERM, before)
 
 
 def available_cpus() -> int:
@@ -85,15 +106,16 @@ def _start(compute: LocalCompute, temporary: Path) -> None:
 
     num_cpus = check_local(compute)
     try:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            object_store_memory=compute.object_store_bytes,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _temp_dir=str(temporary),
-        )
+        with _temporary_files_in(temporary):
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                object_store_memory=compute.object_store_bytes,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _temp_dir=str(temporary),
+            )
     except ValueError as error:
         raise ConfigError(f"compute: Ray does not start on this machine: {error}") from error
     have = ray.cluster_resources().get("GPU", 0)
@@ -102,6 +124,22 @@ def _start(compute: LocalCompute, temporary: Path) -> None:
             f"compute.workers × compute.gpus_per_worker ({compute.workers} × "
             f"{compute.gpus_per_worker:g} = {needed:g}) needs more GPUs than there are ({have:g})"
         )
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Generator[None]:
+    """Processes started inside the block put their temporary files there, so that those of a
+    worker that was killed go with the session.
+    """
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
 
 
 def _attach(address: str) -> None:

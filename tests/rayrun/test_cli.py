@@ -284,6 +284,24 @@ def test_a_signal_cleans_up_and_leaves_with_130(tmp_path, number):
     assert list((tmp_path / "runs/a").iterdir()) == []
 
 
+def test_a_signal_in_executed_source_leaves_with_130(tmp_path):
+    """Python ends a `python -m` by SIGINT once a KeyboardInterrupt has crossed an `exec`."""
+    (tmp_path / "module.py").write_text(
+        "import os, sys\n"
+        "from rayrun.cli import Verb, main\n"
+        "def run(out):\n    exec('import os, time; os.kill(os.getpid(), 15); time.sleep(9)')\n"
+        "sys.exit(main('toy', [Verb(name='work', help='', run=run)], ['work']))\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-m", "module"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert child.returncode == 130, child.stderr
+
+
 def test_a_second_run_on_one_output_is_told(toy, capsys, tmp_path):
     hold = "import sys, time\nfrom rayrun import storage\nwith storage.claim(sys.argv[1]):\n print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen(

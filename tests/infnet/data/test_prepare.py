@@ -374,6 +374,12 @@ def test_kuairand_has_the_published_split_and_causal_columns(tmp_path):
     config = load_config(
         InfnetConfig,
         str(root / "configs/infnet/kuairand27k_explicit.yaml"),
+        # Ids in the histories, which can be compared with the plain log event by event.
+        [
+            "features.video={type: categorical, column: video_id}",
+            *(f"features.{name}.fields=[video]" for name in ("liked", "hated", "viewed")),
+            *(f"features.{name}.share_tables=true" for name in ("liked", "hated", "viewed")),
+        ],
     )
     out = tmp_path / "out"
     prepare(config, str(out))
