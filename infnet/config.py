@@ -20,6 +20,7 @@ from rayrun.config import Config, Place
 from rayrun.data.source import Source
 from rayrun.ray.compute import Compute
 from rayrun.ray.deepspeed import refuse_derived
+from rayrun.ray.serve_options import ServeOptions
 from rayrun.sinks import Sink
 
 
@@ -191,6 +192,27 @@ class Compare(Config):
         return self
 
 
+class Gate(Config):
+    """When a new model may replace the live one."""
+
+    metric: str = "auc"
+    """Compared task by task, with a paired interval over users."""
+    margin: NonNegativeFloat = 0.0
+    """A task blocks the new model if the 95 % interval of (new − live), in the metric's better
+    direction, lies wholly below −margin."""
+
+
+class ScorerServe(ServeOptions):
+    """How `infnet serve` and `infnet deploy` serve a bundle."""
+
+    max_candidates: PositiveInt = 100_000
+    """Candidates one request may have; more is 422."""
+    batch_rows: PositiveInt = 2048
+    """Rows scored in one call of the model, over the requests that wait together."""
+    live: str = ""
+    """Where `deploy` records the bundle that is live, and `gate` finds it. Empty: nowhere."""
+
+
 class Inputs(Config):
     """Where a verb finds what an earlier verb made. Never part of the digest."""
 
@@ -199,7 +221,10 @@ class Inputs(Config):
     content."""
     checkpoint: Annotated[str, Place] = ""
     """Run directory of `infnet train`."""
+    evaluation: Annotated[str, Place] = ""
+    """Output of `infnet evaluate`."""
     bundle: Annotated[str, Place] = ""
+    """Serve bundle of `infnet export`."""
 
 
 class InfnetConfig(Config):
@@ -215,6 +240,9 @@ class InfnetConfig(Config):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     compare: Compare = Compare()
+    gate: Gate = Gate()
+    serve: Annotated[ScorerServe, Place] = ScorerServe()
+    """Where and how the model is served; it changes no result."""
     sinks: Annotated[tuple[Sink, ...], Place] = ()
     """Where metric records go besides `metrics.jsonl`."""
     inputs: Inputs = Inputs()
