@@ -297,7 +297,8 @@ def _interrupted(prog: str, arguments: Sequence[str]) -> None:
 
 class Cancelled(KeyboardInterrupt):
     """SIGTERM. Not KeyboardInterrupt itself: once one has crossed an `exec` of source text (a
-    dataclass being made), Python ends by SIGINT whatever exit code is asked for."""
+    dataclass being made), Python ends by SIGINT whatever exit code is asked for.
+    """
 
 
 def _sigterm_interrupts() -> Any:
