@@ -57,18 +57,42 @@ def encode_request(
         if role and columns[role].null_count:
             at = int(np.flatnonzero(as_numpy(columns[role].is_null()))[0])
             raise ConfigError(f"candidates[{at}].{role} must not be null")
-    rows = features.with_roles(pa.table(columns), labels=False)
-    demands = encoder.demands().histories
-    for behaviour in histories:
-        if behaviour not in demands:
-            raise ConfigError(
-                f"histories.{behaviour} is unknown; "
-                f"the behaviours are {', '.join(demands) or '(none)'}"
-            )
+    unknown = [behaviour for behaviour in histories if behaviour not in encoder.demands().histories]
+    if unknown:
+        raise ConfigError(
+            f"histories.{unknown[0]} is unknown; "
+            f"the behaviours are {', '.join(encoder.demands().histories) or '(none)'}"
+        )
+    events = {
+        behaviour: _events(encoder, behaviour, demand, histories.get(behaviour, ()))
+        for behaviour, demand in encoder.demands().histories.items()
+    }
+    return encode_arrays(encoder, shared={}, candidates=columns, histories=events)
+
+
+def encode_arrays(
+    encoder: Encoder,
+    *,
+    shared: Mapping[str, pa.Scalar],
+    candidates: Mapping[str, pa.Array],
+    histories: Mapping[str, pa.StructArray],
+) -> pa.Table:
+    """The same of values that already are in the log's types.
+
+    Args:
+        encoder: with its look-ups.
+        shared: values that every candidate has.
+        candidates: `__row_id` and the columns that are not in `shared`, one value per candidate.
+        histories: of each behaviour the events, oldest first, with the columns it demands and
+            `__time` in milliseconds.
+    """
+    count = len(candidates["__row_id"])
+    repeated = {name: pa.repeat(value, count) for name, value in shared.items()}
+    rows = encoder.features.with_roles(pa.table({**repeated, **candidates}), labels=False)
     times = as_numpy(rows["__time"].combine_chunks())
-    for behaviour, demand in demands.items():
-        events, when = _events(encoder, behaviour, demand, histories.get(behaviour, ()))
-        end = np.searchsorted(when, times, side="left")
+    for behaviour, demand in encoder.demands().histories.items():
+        events = histories[behaviour]
+        end = np.searchsorted(as_numpy(events.field("__time")), times, side="left")
         start = np.maximum(0, end - demand.max_length)
         taken = events.take(pa.array(ranges(start, end - start)))
         rows = rows.append_column(f"__history.{behaviour}", as_lists(taken, end - start))
@@ -77,8 +101,8 @@ def encode_request(
 
 def _events(
     encoder: Encoder, behaviour: str, demand: HistoryDemand, events: Sequence[Row]
-) -> tuple[pa.StructArray, np.ndarray]:
-    """(events, oldest first; their times in milliseconds). Events of one time keep their order."""
+) -> pa.StructArray:
+    """Oldest first, with `__time` in milliseconds. Events of one time keep their order."""
     role = encoder.features.roles.time
     assert role is not None  # a FeatureSet with histories has a time
     where = f"histories.{behaviour}"
@@ -97,7 +121,7 @@ def _events(
     order = np.argsort(as_numpy(when), kind="stable")
     kept = {name: arrays[name] for name in demand.columns} | {"__time": when}
     struct = pa.StructArray.from_arrays(list(kept.values()), names=list(kept))
-    return struct.take(pa.array(order)), as_numpy(when)[order]
+    return struct.take(pa.array(order))
 
 
 def _array(values: Sequence[Any], kind: pa.DataType, where: str, name: str) -> pa.Array:
