@@ -2,8 +2,8 @@
 
 from jaxtyping import Bool, Float
 from pydantic import model_validator
-from torch import Tensor
 
+from infnet.tasks.tensor import Tensor
 from rayrun.config import Config
 
 

@@ -2,12 +2,11 @@
 
 from typing import Annotated, Literal
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from infnet.tasks.base import BaseTask
+from infnet.tasks.tensor import Tensor
 from rayrun.config import Config
 
 
@@ -30,6 +29,8 @@ class CrossEntropy(Config):
         self, logit: Float[Tensor, " B"], label: Float[Tensor, " B"]
     ) -> Float[Tensor, " B"]:
         """Loss of each row."""
+        import torch.nn.functional as F
+
         weight = logit.new_tensor(self.positive_weight) if self.positive_weight != 1 else None
         return F.binary_cross_entropy_with_logits(logit, label, pos_weight=weight, reduction="none")
 
@@ -57,6 +58,8 @@ class Focal(Config):
         self, logit: Float[Tensor, " B"], label: Float[Tensor, " B"]
     ) -> Float[Tensor, " B"]:
         """Loss of each row."""
+        import torch.nn.functional as F
+
         missed = -self.alpha * (-logit).sigmoid() ** self.gamma * F.logsigmoid(logit)
         false = -(1 - self.alpha) * logit.sigmoid() ** self.gamma * F.logsigmoid(-logit)
         return label * missed + (1 - label) * false

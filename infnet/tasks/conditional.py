@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from infnet.tasks.base import BaseTask
 from infnet.tasks.binary import BinaryTask
+from infnet.tasks.tensor import Tensor
 
 
 class ConditionalTask(BinaryTask):
@@ -32,6 +31,8 @@ class ConditionalTask(BinaryTask):
         self, own: Float[Tensor, "B O"], parent: Float[Tensor, "B _"]
     ) -> Float[Tensor, "B O"]:
         """Logit of the product of both probabilities."""
+        import torch
+
         return -torch.logsumexp(torch.stack([-own, -parent, -own - parent]), dim=0)
 
 

@@ -5,13 +5,11 @@ Shapes: B rows, O = K−1 logits.
 
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import model_validator
-from torch import Tensor
 
 from infnet.tasks.base import BaseTask
+from infnet.tasks.tensor import Tensor
 
 
 class OrdinalTask(BaseTask):
@@ -53,6 +51,9 @@ class OrdinalTask(BaseTask):
         self, logits: Float[Tensor, "B O"], labels: Float[Tensor, " B"]
     ) -> Float[Tensor, " B"]:
         """Sum of the questions' cross-entropies, in nats per row."""
+        import torch
+        import torch.nn.functional as F
+
         question = torch.arange(1, self.levels, device=labels.device)
         at_least = (labels[:, None] >= question).to(logits.dtype)
         return F.binary_cross_entropy_with_logits(
@@ -64,5 +65,8 @@ class OrdinalTask(BaseTask):
         return self._ordered(logits).sigmoid().sum(dim=1)
 
     def _ordered(self, logits: Float[Tensor, "B O"]) -> Float[Tensor, "B O"]:
+        import torch
+        import torch.nn.functional as F
+
         steps = torch.cat([logits[:, :1], -F.softplus(logits[:, 1:])], dim=1)
         return steps.cumsum(dim=1)

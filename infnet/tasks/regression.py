@@ -5,13 +5,11 @@ Shapes: B rows, O = 1 logit.
 
 from typing import Annotated, Literal
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from infnet.tasks.base import BaseTask
+from infnet.tasks.tensor import Tensor
 from rayrun.config import Config
 
 KNEE = 100.0
@@ -20,11 +18,15 @@ MAX_EXPONENT = 20.0
 
 def smooth(amount: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """g(y) = y up to 100, then 100 + ln(y − 99): a few huge amounts do not rule the loss."""
+    import torch
+
     return torch.where(amount > KNEE, KNEE + amount.clamp(min=KNEE).sub(KNEE - 1).log(), amount)
 
 
 def unsmooth(smoothed: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """g⁻¹; the exponent is capped at 20, so an amount is at most about 4.9·10⁸."""
+    import torch
+
     tail = (smoothed - KNEE).clamp(0, MAX_EXPONENT).exp() + (KNEE - 1)
     return torch.where(smoothed > KNEE, tail, smoothed)
 
@@ -53,6 +55,9 @@ class Huber(Config):
 
     def __call__(self, residual: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Loss of each row."""
+        import torch
+        import torch.nn.functional as F
+
         return F.huber_loss(
             residual, torch.zeros_like(residual), delta=self.delta, reduction="none"
         )

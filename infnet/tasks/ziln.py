@@ -6,12 +6,11 @@ Shapes: B rows, O = 3 logits: p (will there be any), μ and s (how much).
 import math
 from typing import Literal
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import model_validator
-from torch import Tensor
 
 from infnet.tasks.base import BaseTask
+from infnet.tasks.tensor import Tensor
 
 MIN_SIGMA = 1e-7**0.5  # the floor of google/lifetime_value: √(float32 epsilon of Keras)
 
@@ -60,6 +59,8 @@ class ZilnTask(BaseTask):
         self, logits: Float[Tensor, "B O"], labels: Float[Tensor, " B"]
     ) -> Float[Tensor, " B"]:
         """Negative log-likelihood of each row, in nats."""
+        import torch.nn.functional as F
+
         any_, mu, spread = logits.unbind(dim=1)
         positive = labels > 0
         sigma = F.softplus(spread).clamp(MIN_SIGMA, self.max_sigma)
@@ -78,6 +79,8 @@ class ZilnTask(BaseTask):
 
     def predict(self, logits: Float[Tensor, "B O"]) -> Float[Tensor, " B"]:
         """The expected amount, in the unit of the label."""
+        import torch.nn.functional as F
+
         any_, mu, spread = logits.unbind(dim=1)
         sigma = F.softplus(spread).clamp(max=self.max_sigma)
         return any_.sigmoid() * (mu + sigma.square() / 2).clamp(max=self.max_exponent).exp()
