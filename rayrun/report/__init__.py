@@ -9,7 +9,7 @@ report.plot(fig, caption="Training loss")
 report.write(out / "report.html")
 """
 
-from rayrun.report.page import Report, Value
+from rayrun.report.page import Link, Report, Value
 from rayrun.report.plots import figure
 
-__all__ = ["Report", "Value", "figure"]
+__all__ = ["Link", "Report", "Value", "figure"]

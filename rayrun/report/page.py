@@ -4,6 +4,7 @@ import importlib.resources
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,17 @@ from rayrun import __version__, storage
 from rayrun.report.markdown import to_html
 from rayrun.report.plots import to_svg
 
-Value = str | float | int | bool | None
+
+@dataclass(frozen=True)
+class Link:
+    """A cell that leads to another page."""
+
+    text: str
+    href: str
+    """Address, or a path relative to where the report stands."""
+
+
+Value = str | float | int | bool | Link | None
 """What a cell may hold. Numbers are aligned right; None is shown as a dash."""
 
 
@@ -95,7 +106,7 @@ class Report:
         lines: list[Markup] = []
         for r, row in enumerate(rows):
             cells = [
-                _cell("td", show(v), numeric[c], bold=(r, c) in bold) for c, v in enumerate(row)
+                _cell("td", _shown(v), numeric[c], bold=(r, c) in bold) for c, v in enumerate(row)
             ]
             lines.append(Markup("<tr>{}</tr>").format(Markup("").join(cells)))
         body = Markup("\n").join(lines)
@@ -153,7 +164,13 @@ def show(value: Value) -> str:
         return f"{value:,}".replace("-", "−")
     if isinstance(value, float):
         return _show_float(value)
-    return str(value)
+    return value.text if isinstance(value, Link) else str(value)
+
+
+def _shown(value: Value) -> str:
+    if isinstance(value, Link):
+        return Markup('<a href="{}">{}</a>').format(value.href, value.text)
+    return show(value)
 
 
 def _show_float(value: float) -> str:

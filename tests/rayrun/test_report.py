@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rayrun.report import Report, figure
+from rayrun.report import Link, Report, figure
 from rayrun.report.page import show
 
 VOID = {"meta", "link", "br", "img", "hr"}
@@ -202,3 +202,10 @@ def test_the_report_is_written_atomically_and_matplotlib_comes_only_with_a_plot(
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["report.html"]
     code = "import sys, rayrun.report as r; r.Report('x').html(); sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_cell_may_lead_to_another_page():
+    report = Report("x")
+    report.table(["step"], [[Link('a"b', "../a b.html")], [None]])
+    assert '<td><a href="../a b.html">a&#34;b</a></td>' in report.html()
+    assert "<td>–</td>" in report.html()
