@@ -7,6 +7,7 @@ the shell does: `infnet.train.run.train(config, out)`.
 import sys
 from collections.abc import Sequence
 
+from infnet import sections
 from rayrun.cli import Flag, Verb
 from rayrun.cli import main as run_verb
 
@@ -43,6 +44,10 @@ VERBS = (
         run="infnet.data.prepare:prepare",
         config=CONFIG,
         plan="infnet.plan:plan_prepare",
+        store=True,
+        sections=sections.PREPARE,
+        inputs=(),
+        reads="infnet.keys:raw_log",
     ),
     Verb(
         name="train",
@@ -50,6 +55,10 @@ VERBS = (
         run="infnet.train.run:train",
         config=CONFIG,
         plan="infnet.plan:plan_train",
+        store=True,
+        sections=sections.TRAIN,
+        inputs=("data",),
+        reads="infnet.keys:to_train",
     ),
     Verb(
         name="evaluate",
@@ -58,8 +67,16 @@ VERBS = (
         config=CONFIG,
         flags=(
             SPLIT,
-            Flag(name="data", help="raw rows in the source's own columns, instead of a split"),
+            Flag(
+                name="data",
+                help="raw rows in the source's own columns, instead of a split",
+                place=True,
+            ),
         ),
+        store=True,
+        sections=sections.EVALUATE,
+        inputs=("checkpoint", "data"),
+        reads="infnet.keys:to_evaluate",
     ),
     Verb(
         name="predict",

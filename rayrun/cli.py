@@ -1,5 +1,8 @@
 """The command line every verb shares: `PROG VERB CONFIG [--set a.b=v]… [--out DIR] [--dry-run]`.
 
+Instead of `--out DIR`, a verb whose result follows from its inputs takes `--store URI`: a result
+that stands there under the same key is used, anything else is made (`rayrun.store`).
+
 A product lists its verbs and calls `main`. A verb's work is an ordinary function `run(config, out,
 **flags) -> Result`, named by an import path, so that `--help` imports neither torch nor Ray and a
 notebook calls the same function.
@@ -8,18 +11,21 @@ Exit codes: 0 done; 2 bad input (one readable error); 1 a fault of ours; 130 int
 """
 
 import argparse
-import importlib
+import json
 import os
 import signal
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 from rayrun import __version__
 from rayrun.config import Config, ConfigError, Json, apply_override, parse_yaml, validate
+from rayrun.verb import Flag, Target, Verb, resolve
+
+__all__ = ["Flag", "Target", "Verb", "load_config", "main", "resolve"]
 
 DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -31,43 +37,9 @@ INPUT_OF = {
     "scores": "scores",
     "plan": "plan",
     "bundle": "bundle",
+    "evaluation": "evaluation",
 }
 """Which `inputs.<name>` an earlier output fills, by the second part of its manifest's kind."""
-
-Target = str | Callable[..., Any]
-"""A function or class, or where to import it from: `infnet.train.run:train`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flag:
-    """An argument of one verb, beside those that all verbs share."""
-
-    name: str
-    """Keyword of the run function; `--name` on the command line, or a word if `positional`."""
-    help: str
-    type: Callable[[str], Any] = str
-    default: Any = None
-    choices: Sequence[str] | None = None
-    required: bool = False
-    positional: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verb:
-    """One verb of a product."""
-
-    name: str
-    help: str
-    """One line for the list of verbs."""
-    run: Target
-    """`run(config, out, **flags) -> Result`; without a config class, `run(out, **flags)`."""
-    config: Target | None = None
-    """The configuration class. None: the verb takes no CONFIG (`init FILE`)."""
-    plan: Target | None = None
-    """`plan(config, out, **flags) -> str`: what `--dry-run` prints. It writes nothing."""
-    flags: tuple[Flag, ...] = ()
-    out: str = ""
-    """Default of `--out` for a verb without CONFIG; others write to `runs/<config name>/<verb>`."""
 
 
 def main(prog: str, verbs: Sequence[Verb], argv: Sequence[str] | None = None) -> int:
@@ -78,30 +50,27 @@ def main(prog: str, verbs: Sequence[Verb], argv: Sequence[str] | None = None) ->
     except SystemExit as end:  # argparse: --help is 0, a wrong argument 2
         return end.code if isinstance(end.code, int) else BAD_INPUT
     verb = next(v for v in verbs if v.name == parsed.verb)
+    record = _Record(parsed.record, verb.name)
     before = _sigterm_interrupts()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return _run(verb, parsed)
+            record.begin()
+            _run(prog, verb, parsed, record)
+        code = DONE
     except KeyboardInterrupt:
         _interrupted(prog, arguments)
-        return INTERRUPTED
+        code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output (`| head`) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        code = DONE
     except Exception as error:
-        return _failed(error)
+        code = _failed(error)
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
-
-
-def resolve(target: Target) -> Any:
-    """The function or class a target names."""
-    if not isinstance(target, str):
-        return target
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+    record.end(code)
+    return code
 
 
 def load_config(cls: type[Config], source: str, sets: Iterable[str] = ()) -> Config:
@@ -178,7 +147,20 @@ def _parser(prog: str, verbs: Sequence[Verb]) -> argparse.ArgumentParser:
             default = f"runs/<config name>/{verb.name}"
         else:
             default = verb.out or "."
-        sub.add_argument("--out", metavar="DIR", help=f"where the result goes (default {default})")
+        where = sub.add_mutually_exclusive_group()
+        where.add_argument(
+            "--out", metavar="DIR", help=f"where the result goes (default {default})"
+        )
+        if verb.store:
+            where.add_argument(
+                "--store",
+                metavar="URI",
+                help="instead: keep the result there by the content it is made from, and use it "
+                "again when nothing of that has changed",
+            )
+        sub.add_argument(
+            "--record", metavar="FILE", help="write what was done, and where it lies, there as JSON"
+        )
         sub.add_argument(
             "--dry-run", action="store_true", help="check everything, print the plan, do nothing"
         )
@@ -202,7 +184,36 @@ def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
     )
 
 
-def _run(verb: Verb, parsed: argparse.Namespace) -> int:
+class _Record:
+    """What one call did, as JSON for whoever called: written at the start, so that a place that
+    cannot be written is told before hours of work, and at the end.
+    """
+
+    def __init__(self, file: str | None, verb: str) -> None:
+        self.file = file
+        self.started = time.monotonic()
+        self.begun = False
+        self.content: Json = {"verb": verb, "uri": "", "key": "", "cached": False, "digest": ""}
+
+    def begin(self) -> None:
+        self._write(None)
+        self.begun = True
+
+    def end(self, exit_code: int) -> None:
+        if self.begun:
+            self._write(exit_code)
+
+    def _write(self, exit_code: int | None) -> None:
+        if self.file is None:
+            return
+        from rayrun import storage
+
+        seconds = round(time.monotonic() - self.started, 3)
+        content = self.content | {"seconds": seconds, "exit_code": exit_code}
+        storage.write_bytes(self.file, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _run(prog: str, verb: Verb, parsed: argparse.Namespace, record: _Record) -> None:
     flags: Mapping[str, Any] = {flag.name: getattr(parsed, flag.name) for flag in verb.flags}
     if verb.config is None:
         before: tuple[Any, ...] = ()
@@ -210,13 +221,17 @@ def _run(verb: Verb, parsed: argparse.Namespace) -> int:
         described = ""
     else:
         config = load_config(resolve(verb.config), parsed.config, parsed.sets)
+        if verb.store and parsed.store:
+            _run_stored(prog, verb, config, flags, parsed, record)
+            return
         before = (config,)
         out = parsed.out or f"runs/{getattr(config, 'name', verb.name)}/{verb.name}"
         described = f"# {config.digest()}\n{config.to_yaml()}"
     if parsed.dry_run:
         plan = resolve(verb.plan)(*before, out, **flags) if verb.plan is not None else described
         print(f"{plan}\n\n{verb.name} would write to {out}; nothing was done (--dry-run)")
-        return DONE
+        return
+    record.content["uri"] = _absolute(out)
     if verb.config is None:
         result = resolve(verb.run)(out, **flags)
     else:
@@ -224,11 +239,54 @@ def _run(verb: Verb, parsed: argparse.Namespace) -> int:
 
         with storage.claim(out):
             result = resolve(verb.run)(*before, out, **flags)
+    record.content["digest"] = _digest_of(out)
     _tell(verb, out, result)
-    return DONE
 
 
-def _tell(verb: Verb, out: str, result: Any) -> None:
+def _run_stored(
+    prog: str,
+    verb: Verb,
+    config: Config,
+    flags: Mapping[str, Any],
+    parsed: argparse.Namespace,
+    record: _Record,
+) -> None:
+    from rayrun import store
+
+    if parsed.dry_run:
+        key = store.key_of(prog, verb, config, flags)
+        uri, what = store.look(prog, verb, key, parsed.store)
+        plan = f"# {config.digest()}\n{config.to_yaml()}"
+        if verb.plan is not None:
+            plan = resolve(verb.plan)(config, uri, **flags)
+        made_from = json.dumps(key.parts, indent=1)
+        print(f"{plan}\n\nthe key of the result is made from {made_from}")
+        print(f"{verb.name} would {what}; nothing was done (--dry-run)")
+        return
+    key = store.key_of(prog, verb, config, flags)
+    record.content |= {"uri": key.place(parsed.store, prog, verb.name), "key": key.digest}
+    kept = store.run(prog, verb, config, flags, key, parsed.store)
+    record.content |= {"cached": kept.cached, "digest": _digest_of(kept.uri)}
+    _tell(verb, kept.uri, kept.result, cached=kept.cached)
+
+
+def _absolute(uri: str) -> str:
+    from rayrun import storage
+
+    path = storage.local_path(uri)
+    return uri if path is None else str(path.absolute())
+
+
+def _digest_of(out: str) -> str:
+    """Of the artifact that a verb made; empty where it made none (a draft, a deployment)."""
+    from rayrun import manifest, storage
+
+    if not storage.exists(storage.join(out, manifest.FILE)):
+        return ""
+    return manifest.content_of(out)
+
+
+def _tell(verb: Verb, out: str, result: Any, *, cached: bool = False) -> None:
     from rayrun import storage
     from rayrun.metrics import Result
 
@@ -239,7 +297,8 @@ def _tell(verb: Verb, out: str, result: Any) -> None:
     for line in _summary(result):
         print(line)
     report = storage.join(out, "report.html")
-    print(f"{verb.name}: done in {result.wall_s:.1f} s; {out}")
+    how = "cached, verified" if cached else f"done in {result.wall_s:.1f} s"
+    print(f"{verb.name}: {how}; {out}")
     if storage.exists(report):
         print(f"report: {report}")
 

@@ -52,12 +52,26 @@ class Config(BaseModel):
         """The resolved configuration as YAML; `load` reads it back to an equal object."""
         return yaml12.dump(self.to_dict())
 
-    def digest(self) -> str:
+    def digest(self, sections: Iterable[str] | None = None) -> str:
         """`sha256:…` of what determines the result: all but `name`, `compute` and places.
 
         Two runs with equal digests and equal input digests compute the same thing.
+
+        Args:
+            sections: only these keys of the top level: what one verb reads, say.
+
+        Raises:
+            ValueError: a section that this configuration does not have.
         """
-        return digest_of(_without_places(self, top=True))
+        kept = _without_places(self, top=True)
+        if sections is not None:
+            if missing := sorted(set(sections) - set(kept)):
+                raise ValueError(
+                    f"sections must be digested keys of {type(self).__name__} "
+                    f"({', '.join(kept)}), found {missing[0]!r}"
+                )
+            kept = {name: kept[name] for name in sections}
+        return digest_of(kept)
 
 
 NOT_DIGESTED = ("name", "compute", "inputs")

@@ -22,6 +22,19 @@ CONFIG_FILE = "config.yaml"
 DISTRIBUTION = "infnet-ray"
 PACKAGES = ("torch", "ray", "deepspeed", "pyarrow", "numpy", "pydantic", "safetensors")
 
+VOLATILE = (
+    "config.yaml",
+    "metrics.jsonl",
+    "report.html",
+    "result.json",
+    "*/config.yaml",
+    "*/manifest.json",
+    "*/metrics.jsonl",
+    "*/result.json",
+)
+"""Glob patterns of files that tell of a run and not of what it made: they hold wall seconds, dates
+and places. They are verified like any other, but two equal runs differ in them."""
+
 Migration = Callable[[Json], Json]
 
 
@@ -49,14 +62,20 @@ class Manifest(Config):
     """Commit of the checkout the program ran from, `+` appended if changed; empty for a wheel."""
     versions: dict[str, str] = {}
     files: dict[str, FileEntry] = {}
+    volatile: tuple[str, ...] = ()
+    """Names among `files` that are no part of the content digest."""
     info: Json = {}
     """Whatever else the writer wants known: row counts, the best step, …"""
 
     @property
     def content_digest(self) -> str:
-        """`sha256:…` of the kind, the format and the digests of all files."""
-        files = {name: entry.sha256 for name, entry in self.files.items()}
-        return digest_of([self.kind, self.format_version, files])
+        """`sha256:…` of the kind, the format and the digests of all files that are not volatile.
+
+        For the configuration, volatile as a file since it names places, its own digest stands.
+        """
+        files = {n: entry.sha256 for n, entry in self.files.items() if n not in self.volatile}
+        config = [self.config_digest] if self.volatile else []
+        return digest_of([self.kind, self.format_version, files, *config])
 
 
 @functools.cache
@@ -132,6 +151,7 @@ def write(
         git_commit=git_commit(),
         versions=versions(),
         files=files,
+        volatile=tuple(n for n in files if any(fnmatch.fnmatchcase(n, p) for p in VOLATILE)),
         info=info or {},
     )
     place = storage.join(directory, FILE)
@@ -203,6 +223,39 @@ def read_raw(uri: storage.Uri) -> Json:
     if not isinstance(raw, dict):
         raise ConfigError(f"{place} is damaged (no JSON object); make the artifact again")
     return cast(Json, raw)
+
+
+def inside(uri: storage.Uri) -> dict[str, Manifest]:
+    """Manifests of the artifact at `uri` (named ``) and of those inside it that it does not list.
+
+    A run directory, say, has that of each rival under `rivals/<name>`.
+
+    Raises:
+        ConfigError: one is missing or damaged.
+    """
+    found: dict[str, Manifest] = {}
+    listed: set[str] = set()
+    places = [
+        "",
+        *(n.removesuffix(f"/{FILE}") for n in storage.names(uri) if n.endswith(f"/{FILE}")),
+    ]
+    for name in sorted(places, key=lambda name: (name.count("/"), name)):
+        if f"{name}/{FILE}" in listed:
+            continue
+        place = storage.join(uri, name) if name else str(uri)
+        found[name] = validate(Manifest, read_raw(place), where=f"{place}/{FILE}")
+        listed |= {f"{name}/{file}".lstrip("/") for file in found[name].files}
+    return found
+
+
+def content_of(uri: storage.Uri) -> str:
+    """`sha256:…` of all that the artifact at `uri` holds, artifacts inside it included.
+
+    Raises:
+        ConfigError: a manifest is missing or damaged.
+    """
+    found = {name: manifest.content_digest for name, manifest in inside(uri).items()}
+    return found[""] if len(found) == 1 else digest_of(found)
 
 
 def verify(uri: storage.Uri) -> None:

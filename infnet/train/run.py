@@ -1,7 +1,7 @@
 """`infnet train`: the model and its rivals, on Ray Train, into one run directory. The only file
 here that names Ray.
 
-    out/manifest.json  config.yaml  schema.json  encoder/
+    out/manifest.json  config.yaml  schema.json  encoder/  sample.json
         checkpoint/            the best weights (infnet.train.checkpoint)
         metrics.jsonl          losses and validation metrics, by step
         rivals/<name>/         the same for each entry of `rivals:`
@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from infnet import keys, sections
 from infnet.config import InfnetConfig
+from infnet.data.sample import FILE as SAMPLE
 from infnet.data.shards import FORMAT_VERSION as DATASET_VERSION
 from infnet.data.shards import KIND as DATASET_KIND
 from infnet.schema import Schema
@@ -169,10 +171,12 @@ def _earlier(config: InfnetConfig, out: str) -> manifest.Manifest | None:
             )
         return None
     found = manifest.read(out, kind=KIND, format_version=FORMAT_VERSION)
-    if found.config_digest != config.digest():
+    begun = validate(InfnetConfig, found.config, where=f"{out}/{manifest.FILE}")
+    ours, theirs = (one.digest(sections.TRAIN) for one in (config, begun))
+    if ours != theirs:
         raise ConfigError(
-            f"{out} holds a run with config digest {found.config_digest}, this configuration has "
-            f"{config.digest()}; choose another --out, or go back to {out}/{manifest.CONFIG_FILE}"
+            f"{out} holds a run with config digest {theirs}, this configuration has "
+            f"{ours}; choose another --out, or go back to {out}/{manifest.CONFIG_FILE}"
         )
     return found
 
@@ -207,9 +211,8 @@ def _to_prepare(config: InfnetConfig, out: str) -> str:
     """Where the dataset of the log is, or will be: named by the digest of all it is made from."""
     from infnet.data.prepare import open_reader  # checks the log before Ray starts
 
-    data = config.data.to_dict() | {"source": open_reader(config).log.content_digest()}
-    resolved = config.to_dict()
-    made_from = digest_of([data, resolved["features"], resolved["tasks"]])
+    open_reader(config)
+    made_from = digest_of([config.digest(sections.PREPARE), keys.raw_log(config)])
     return storage.join(out, PREPARED, made_from.removeprefix("sha256:")[:16])
 
 
@@ -225,7 +228,7 @@ def _begin(run: _Run, dataset: str, data: str) -> None:
     if storage.exists(storage.join(run.out, manifest.FILE)):
         return
     for name in storage.names(dataset):
-        if name == SCHEMA or name.startswith("encoder/"):
+        if name in (SCHEMA, SAMPLE) or name.startswith("encoder/"):
             content = storage.read_bytes(storage.join(dataset, name))
             storage.write_bytes(storage.join(run.out, name), content)
     inputs = run.config.inputs.model_copy(update={"data": dataset})

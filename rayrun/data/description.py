@@ -60,7 +60,7 @@ class SideTable(Config):
     It is held in memory by every worker that reads, so it should have far fewer rows than the log.
     """
 
-    path: str
+    path: Annotated[str, Place]
     """Relative to the source's path (a glob pattern may name several files), or a full URI."""
     key: str
     """Column of the side table; no value may stand twice."""

@@ -64,9 +64,9 @@ class FileLog(RawLog):
             yield joined.select([*wanted, ROW_ID]).append_column(pa.field(BAD, pa.string()), bad)
 
     def content_digest(self) -> str:
-        """Of names and bytes of the files read, side tables included."""
-        used = [*self.files, *(file for side in self.sides for file in side.files)]
-        return digest_of({f.name: storage.content_digest(f.uri) for f in used})
+        """Of names and bytes of the files read, side tables included, each in its role."""
+        used = [self.files, *(side.files for side in self.sides)]
+        return digest_of([[[f.name, storage.content_digest(f.uri)] for f in part] for part in used])
 
     def _files(self) -> list[File]:
         everything = listing.list_files(self.source.path)

@@ -1,0 +1,47 @@
+"""What the verbs read beside their configuration and inputs: digests for the key in a store.
+
+`rayrun.store` makes the key of a result from the sections of the configuration, the content of
+`inputs.*` and what the functions here add: files that the configuration names by their place.
+"""
+
+from infnet.config import InfnetConfig
+from infnet.evaluate.raw import open_file
+from infnet.features.pretrained import PretrainedFeature
+from rayrun import storage
+from rayrun.config import Json
+from rayrun.data.source import open_source
+
+
+def raw_log(config: InfnetConfig) -> Json:
+    """The log and the vectors of pretrained features, by their bytes. The whole log is read once.
+
+    Raises:
+        ConfigError: the log or a file of vectors is not there or cannot be read.
+    """
+    vectors = {
+        name: storage.content_digest(feature.path)
+        for name, feature in config.features.items()
+        if isinstance(feature, PretrainedFeature)
+    }
+    return {"source": open_source(config.data.source).content_digest(), "vectors": vectors}
+
+
+def to_train(config: InfnetConfig) -> Json:
+    """Nothing where the data is prepared; else what `prepare` reads.
+
+    Raises:
+        ConfigError: as `raw_log`.
+    """
+    return {} if config.inputs.data else raw_log(config)
+
+
+def to_evaluate(config: InfnetConfig, split: str = "test", data: str | None = None) -> Json:
+    """The rows of `--data`, with the side tables of the log.
+
+    Raises:
+        ConfigError: the file is not there or cannot be read.
+    """
+    if data is None:
+        return {}
+    source = config.data.source
+    return {"data": open_file(data, source, open_source(source).columns).content_digest()}

@@ -1,0 +1,10 @@
+"""Which sections of the configuration decide the result of each verb; `infnet.keys` tells the rest.
+
+What a verb reads and does not list here would leave a stale result in a store: a test records what
+each verb reads. `name`, `compute`, `serve`, `sinks` and places decide nothing anywhere.
+"""
+
+PREPARE = ("data", "features", "tasks")
+TRAIN = (*PREPARE, "model", "rivals", "train")
+EVALUATE = ("data", "model", "evaluate")
+"""`data` for the rows of `--data` and the truth of the simulator, `model` for its name."""
