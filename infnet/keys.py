@@ -7,7 +7,7 @@
 from infnet.config import InfnetConfig
 from infnet.evaluate.raw import open_file
 from infnet.features.pretrained import PretrainedFeature
-from rayrun import storage
+from rayrun import manifest, storage
 from rayrun.config import Json
 from rayrun.data.source import open_source
 
@@ -45,3 +45,15 @@ def to_evaluate(config: InfnetConfig, split: str = "test", data: str | None = No
         return {}
     source = config.data.source
     return {"data": open_file(data, source, open_source(source).columns).content_digest()}
+
+
+def to_gate(config: InfnetConfig) -> Json:
+    """The live bundle, or `none`; if there is one, the log that it is scored on.
+
+    Raises:
+        ConfigError: what stands at `serve.live` is no whole artifact; as `raw_log`.
+    """
+    live = config.serve.live
+    if not live or not storage.exists(live):
+        return {"live": "none"}
+    return {"live": manifest.content_of(live), "log": raw_log(config)["source"]}

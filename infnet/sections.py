@@ -8,3 +8,6 @@ PREPARE = ("data", "features", "tasks")
 TRAIN = (*PREPARE, "model", "rivals", "train")
 EVALUATE = ("data", "model", "evaluate")
 """`data` for the rows of `--data` and the truth of the simulator, `model` for its name."""
+EXPORT = ()
+"""The checkpoint decides all: what was trained, and how it is built."""
+GATE = ("data", "evaluate", "gate")

@@ -31,6 +31,9 @@ from rayrun.metrics import RESULT_FILE, Result
 EVENTS = "INFNET_EVENTS"
 """Environment variable: the file that events are appended to."""
 
+STEPS_FOLDER = "steps"
+"""In the directory of a pipeline's run: how each of its steps ended."""
+
 GRACE_S = 60.0
 """How long a step that was told to stop may clean up (Ray alone takes up to 10 s)."""
 
@@ -66,6 +69,7 @@ def run_step(
     sets: Sequence[str] = (),
     flags: Mapping[str, object] | None = None,
     step: str = "",
+    run: str = "",
 ) -> StepResult:
     """Run `PROG VERB CONFIG …` as a child process to its end.
 
@@ -78,6 +82,8 @@ def run_step(
         sets: overrides, each `KEY=VALUE`.
         flags: the verb's own flags by name; None values are left out.
         step: what the events call it; empty: the verb.
+        run: directory or URI of the run of a pipeline: the last event is written there too, to
+            `steps/<step>.json`, for those who share no file system with this step.
 
     Raises:
         ConfigError: `store` and `out` are both given.
@@ -86,7 +92,7 @@ def run_step(
     """
     if store and out:
         raise ConfigError(f"step {step or verb}: give store ({store}) or out ({out}), not both")
-    events = _Events(os.environ.get(EVENTS, ""), step or verb)
+    events = _Events(os.environ.get(EVENTS, ""), step or verb, run)
     with tempfile.TemporaryDirectory(prefix="step-") as folder:
         record = Path(folder) / "record.json"
         command = [sys.executable, "-m", f"{prog.replace('-', '_')}.cli", verb]
@@ -147,18 +153,17 @@ def _why(code: int, last_error: str) -> str:
 
 
 class _Events:
-    """Lines of JSON, appended by any number of processes at once."""
+    """Lines of JSON, appended to one file by any number of processes at once."""
 
-    def __init__(self, file: str, step: str) -> None:
+    def __init__(self, file: str, step: str, run: str) -> None:
         self.file = file
         self.step = step
+        self.run = run
         self.started = time.monotonic()
 
     def write(
         self, state: State, *, line: str = "", uri: str = "", exit_code: int | None = None
     ) -> None:
-        if not self.file:
-            return
         event = {
             "time": round(time.time(), 3),
             "step": self.step,
@@ -169,6 +174,10 @@ class _Events:
             "exit_code": exit_code,
         }
         text = (json.dumps(event, ensure_ascii=False) + "\n").encode()
+        if self.run and state != "running":
+            storage.write_bytes(storage.join(self.run, STEPS_FOLDER, f"{self.step}.json"), text)
+        if not self.file:
+            return
         descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # a long line may take several writes
