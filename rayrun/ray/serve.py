@@ -19,17 +19,19 @@ import socket
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Generator
 from typing import Any
 
 from rayrun.config import ConfigError, Json
 from rayrun.ray.compute import AttachedCompute, LocalCompute
+from rayrun.ray.http import RETRY_AFTER_S
 from rayrun.ray.ingress import ingress
 from rayrun.ray.serve_options import ServeOptions
-from rayrun.ray.session import check_local, session
+from rayrun.ray.session import available_cpus, session
 
 POLL_S = 0.1
-RETRY_AFTER_S = 1
+WATCH_S = 2.0
 RESERVE = 32
 """Places of a replica beyond those it works on and queues: for health checks, documents, and the
 answers that it is busy."""
@@ -52,13 +54,15 @@ def serving(compute: LocalCompute | AttachedCompute, options: ServeOptions) -> G
         with session(compute):
             yield
         return
+    # the workers of a training run are none of a server
+    compute = LocalCompute(num_cpus=compute.num_cpus, object_store_bytes=compute.object_store_bytes)
     check_port(options)
     check_replicas(compute, options)
     with ingress(options), session(compute):
         try:
             yield
         finally:
-            undeploy_all()
+            undeploy(*_names())
 
 
 def check_port(options: ServeOptions) -> None:
@@ -88,7 +92,8 @@ def check_replicas(compute: LocalCompute, options: ServeOptions) -> None:
     Raises:
         ConfigError: they do not.
     """
-    have, needed = check_local(compute), options.replicas * options.cpus_per_replica
+    have = compute.num_cpus or available_cpus()
+    needed = options.replicas * options.cpus_per_replica
     if needed > have:
         raise ConfigError(
             f"serve.replicas × serve.cpus_per_replica ({options.replicas} × "
@@ -190,12 +195,32 @@ def wait_until_healthy(url: str, digest: str, timeout_s: float) -> None:
         time.sleep(POLL_S)
 
 
-def undeploy_all() -> None:
-    """End all applications, after the requests they are answering."""
+def undeploy(*names: str) -> None:
+    """End applications after the requests they are answering; those that are not there are not."""
     serve: Any = importlib.import_module("ray.serve")
     with _quiet():
-        for name in list(serve.status().applications):
+        for name in set(names) & serve.status().applications.keys():
             serve.delete(name)
+
+
+def wait_while_serving(name: str) -> None:
+    """Return never: warn when an application is ill, and when it is well again.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM.
+        RuntimeError: the application or its Ray is gone.
+    """
+    serve: Any = importlib.import_module("ray.serve")
+    before = "RUNNING"
+    while True:
+        time.sleep(WATCH_S)
+        found = serve.status().applications.get(name)
+        if found is None:
+            raise RuntimeError(f"the application {name!r} was ended by somebody else")
+        if (now := str(found.status.value)) != before:
+            before = now
+            reason = "" if now == "RUNNING" else f": {reason_of(_messages(found))}"
+            warnings.warn(f"{name} is {now}{reason}", stacklevel=2)
 
 
 def reason_of(message: str) -> str:
@@ -221,17 +246,20 @@ def _deploy(app: Any, name: str, options: ServeOptions) -> str:
         route_prefix=options.route_prefix,
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
-    serve.run_many([target], wait_for_applications_running=False)
-    until = time.monotonic() + options.start_timeout_s
-    while (found := serve.status().applications[name]).status != "RUNNING":
-        failed = found.status == "DEPLOY_FAILED"
-        if failed or time.monotonic() > until:
-            reason = reason_of(_messages(found)) if failed else _waiting(found, options)
-            if not live:
-                serve.delete(name)
-            kept = "; what was live before under this name goes on answering" if live else ""
-            raise ConfigError(f"the application {name!r} does not start: {reason}{kept}")
-        time.sleep(POLL_S)
+    try:
+        serve.run_many([target], wait_for_applications_running=False)
+        until = time.monotonic() + options.start_timeout_s
+        while (found := serve.status().applications[name]).status != "RUNNING":
+            failed = found.status == "DEPLOY_FAILED"
+            if failed or time.monotonic() > until:
+                reason = reason_of(_messages(found)) if failed else _waiting(found, options)
+                kept = "; what was live before under this name goes on answering" if live else ""
+                raise ConfigError(f"the application {name!r} does not start: {reason}{kept}")
+            time.sleep(POLL_S)
+    except BaseException:  # also Ctrl-C: nothing half deployed stays
+        if not live:
+            serve.delete(name)
+        raise
     return root + options.route_prefix.rstrip("/")
 
 
@@ -261,8 +289,6 @@ def _start(options: ServeOptions) -> str:
         client = context._get_global_client()
     listens = client.http_config
     if options.port not in (0, listens.port):
-        import warnings
-
         warnings.warn(
             f"serve.port ({options.port}) is not used: the Ray Serve that runs here listens on "
             f"{listens.host}:{listens.port}",
@@ -293,6 +319,11 @@ def _head_address() -> str:
 def _head_is_here() -> bool:
     ray: Any = importlib.import_module("ray")
     return _head_address() in ("127.0.0.1", ray.util.get_node_ip_address())
+
+
+def _names() -> list[str]:
+    serve: Any = importlib.import_module("ray.serve")
+    return list(serve.status().applications)
 
 
 def _messages(found: Any) -> str:
