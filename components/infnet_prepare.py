@@ -1,0 +1,47 @@
+"""`infnet prepare`: raw log → fitted schema → shards."""
+
+# pyright: reportInvalidTypeForm=false
+# KFP reads the named outputs from the annotation itself.
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import HTML, Dataset, Metrics, Output
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def infnet_prepare(
+    dataset: Output[Dataset],
+    metrics: Output[Metrics],
+    report: Output[HTML],
+    config: str,
+    root: str,
+    run: str,
+    sets: list[str] = [],  # noqa: B006 - the default in the compiled component
+) -> NamedTuple("Outputs", [("uri", str)]):
+    """Prepare the raw log: fit the features on the training period, encode, write shards.
+
+    Args:
+        dataset: the prepared dataset, where it stands in the store.
+        metrics: numbers of `result.json`.
+        report: what was found in the log.
+        config: path or URI of the configuration, or its YAML.
+        root: where the store and the records of runs are.
+        run: name of this run.
+        sets: keys to set in the configuration, `a.b=v`.
+    """
+    from rayrun.kfp_outputs import fill
+    from rayrun.step import run_step
+
+    done = run_step(
+        "infnet",
+        "prepare",
+        config,
+        store=f"{root}/store",
+        sets=sets,
+        step="prepare",
+        run=f"{root}/runs/{run}",
+    )
+    fill(done, dataset, metrics=metrics, report=report)
+    return (done.uri,)

@@ -1,0 +1,49 @@
+"""`infnet train`: the model and its rivals on prepared shards."""
+
+# pyright: reportInvalidTypeForm=false
+# KFP reads the named outputs from the annotation itself.
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import HTML, Metrics, Model, Output
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def infnet_train(
+    model: Output[Model],
+    metrics: Output[Metrics],
+    report: Output[HTML],
+    config: str,
+    root: str,
+    run: str,
+    data: str,
+    sets: list[str] = [],  # noqa: B006 - the default in the compiled component
+) -> NamedTuple("Outputs", [("uri", str)]):
+    """Train the model and its rivals.
+
+    Args:
+        model: the run directory with the checkpoint, where it stands in the store.
+        metrics: validation metrics of the model and the rivals.
+        report: curves and tables of the training.
+        config: path or URI of the configuration, or its YAML.
+        root: where the store and the records of runs are.
+        run: name of this run.
+        data: URI of the prepared dataset.
+        sets: keys to set in the configuration, `a.b=v`.
+    """
+    from rayrun.kfp_outputs import fill
+    from rayrun.step import run_step
+
+    done = run_step(
+        "infnet",
+        "train",
+        config,
+        store=f"{root}/store",
+        sets=[*sets, f"inputs.data={data}"],
+        step="train",
+        run=f"{root}/runs/{run}",
+    )
+    fill(done, model, metrics=metrics, report=report)
+    return (done.uri,)

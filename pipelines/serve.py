@@ -1,0 +1,190 @@
+"""`run --serve`: a Ray in this process serves what the pipeline deploys, and is asked."""
+
+import contextlib
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.compiled import PipelineError
+from pipelines.run import DONE, explain, new_folder, run_and_report, tell
+
+TOP = 5
+"""Candidates of an answer that the report shows."""
+
+
+def run_and_serve(
+    name: str,
+    text: str,
+    arguments: dict[str, Any],
+    steps: Sequence[str],
+    again: str,
+    *,
+    stop: bool,
+) -> int:
+    """Run a pipeline with a serving instance of our own, ask what it deployed, and serve on.
+
+    Args:
+        name: of the pipeline.
+        text: its specification, YAML.
+        arguments: checked arguments; `serve_address` is filled in here.
+        steps: names of its steps, in their order.
+        again: the command line that goes on after an interruption.
+        stop: end after the first answers.
+
+    Raises:
+        PipelineError: `serve_address` is given too, or the pipeline has none.
+        ConfigError: the instance does not start (the port is taken).
+    """
+    if arguments.get("serve_address"):
+        raise PipelineError(
+            f"--serve starts an instance of its own; leave out serve_address, found "
+            f"{arguments['serve_address']!r}"
+        )
+    with _instance(_options(arguments)) as address:
+        folder = new_folder(Path(arguments["root"]), name)
+        ended = run_and_report(name, text, arguments | {"serve_address": address}, folder, steps)
+        if ended.code != 0:
+            return explain(ended, again)
+        deployed = ended.steps.get("deploy")
+        if deployed is None or deployed.state != "done":
+            tell(name, ended)
+            print("nothing was deployed, so nothing is served; the report says why", flush=True)
+            return DONE
+        url = _result(deployed.uri)["details"]["url"]
+        answers = ask(url, ended.steps["export"].uri)
+        _report(folder, name, steps, answers)
+        for answer in answers:
+            print(
+                f"{answer['user']}: {answer['candidates']} candidates scored in "
+                f"{answer['milliseconds']:.1f} ms",
+                flush=True,
+            )
+        tell(name, ended)
+        print(f"READY {url}", flush=True)
+        if not stop:
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
+            print("\nstopped", flush=True)
+    return DONE
+
+
+def ask(url: str, bundle: str) -> list[dict[str, Any]]:
+    """Score a few users over HTTP: the bundle's own sample, and two that are made of it.
+
+    Args:
+        url: of the application.
+        bundle: URI of the bundle that it serves.
+
+    Returns:
+        Per request: `user` (who asks), `candidates` (how many), `milliseconds`, `top` (the best
+        candidates: their features and predictions).
+    """
+    from rayrun import storage
+
+    sample = json.loads(storage.read_bytes(storage.join(bundle, "sample.json")))["request"]
+    found: list[dict[str, Any]] = []
+    for user, request in _requests(sample).items():
+        began = time.perf_counter()
+        said = _post(f"{url}/score", request)
+        took = (time.perf_counter() - began) * 1000
+        predictions: list[dict[str, float]] = said["predictions"]
+        rows = [
+            {**_few(candidate), **scores}
+            for candidate, scores in zip(request["candidates"], predictions, strict=True)
+        ]
+        first = next(iter(predictions[0]))
+        rows.sort(key=lambda row: -row[first])
+        found.append(
+            {"user": user, "candidates": len(rows), "milliseconds": took, "top": rows[:TOP]}
+        )
+    return found
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def _options(arguments: Mapping[str, Any]) -> Any:
+    """The options of the serving instance: `serve:` of the pipeline's configuration."""
+    from rayrun import storage
+    from rayrun.config import apply_override, parse_yaml, validate
+    from rayrun.ray.serve_options import ServeOptions
+
+    source: str = arguments["config"]
+    inline = "\n" in source.strip()
+    content = source if inline else storage.read_bytes(source).decode("utf-8")
+    where = "config" if inline else source
+    raw = parse_yaml(content, where=where)
+    for override in arguments.get("sets", []):
+        raw = apply_override(raw, override)
+    asked = raw.get("serve") or {}
+    known = {key: asked[key] for key in ServeOptions.model_fields if key in asked}
+    return validate(ServeOptions, known, where=f"{where}, serve")
+
+
+@contextlib.contextmanager
+def _instance(options: Any) -> Generator[str]:
+    """The GCS address of a Ray of our own, whose CPUs are counted apart from those of the steps."""
+    import ray
+
+    from rayrun.ray.compute import LocalCompute
+    from rayrun.ray.serve import serving
+    from rayrun.ray.session import available_cpus
+
+    # A replacement starts beside what it replaces.
+    needed = 2 * options.replicas * options.cpus_per_replica
+    compute = LocalCompute(
+        num_cpus=max(available_cpus(), int(needed + 0.999)), object_store_bytes=200_000_000
+    )
+    with serving(compute, options):
+        yield str(ray.get_runtime_context().gcs_address)
+
+
+def _result(uri: str) -> dict[str, Any]:
+    from rayrun import storage
+
+    return json.loads(storage.read_bytes(storage.join(uri, "result.json")))
+
+
+def _requests(sample: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Requests by who asks."""
+    candidates = list(sample["candidates"])
+    empty: dict[str, list[Any]] = {name: [] for name in sample.get("histories", {})}
+    return {
+        "a user of the log": dict(sample),
+        "the same user, one candidate": {**sample, "candidates": candidates[:1]},
+        "the same user with no history": {**sample, "histories": empty},
+    }
+
+
+def _few(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The first features of a candidate: short ones."""
+    short = {k: v for k, v in row.items() if isinstance(v, str | int | float | bool)}
+    return dict(list(short.items())[:3])
+
+
+def _post(url: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(
+        url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        said = error.read().decode("utf-8", errors="replace")[:500]
+        raise PipelineError(
+            f"{url} refuses the bundle's own sample with {error.code}: {said}; export again"
+        ) from None
+
+
+def _report(
+    folder: Path, name: str, steps: Sequence[str], answers: Sequence[Mapping[str, Any]]
+) -> None:
+    from rayrun.run_report import STATUS_FILE, write_report
+
+    status = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
+    write_report(folder, name, steps, backend_state=status["backend_state"], answers=answers)

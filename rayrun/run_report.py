@@ -1,0 +1,223 @@
+"""One report per pipeline run: every step with its state, time and numbers, linked to its report.
+
+<run>/status.json   the same for programs
+<run>/report.html
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from rayrun import storage
+from rayrun.config import ConfigError, Json
+from rayrun.metrics import Result
+from rayrun.report import Link, Report, Value
+from rayrun.run_record import Step, read_steps
+
+STATUS_FILE, REPORT_FILE = "status.json", "report.html"
+
+RunState = Literal["succeeded", "failed", "interrupted"]
+
+HEADLINES = ("auc", "ndcg@10", "gini", "r2", "rmse", "logloss")
+"""The first of these that a task has stands in the table."""
+
+
+def write_report(
+    run: storage.Uri,
+    pipeline: str,
+    names: Sequence[str],
+    *,
+    backend_state: str = "",
+    interrupted: bool = False,
+    answers: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Write the status and the report of a run into its directory, and return the page.
+
+    It reads what the steps left, so it tells the truth after a failure, and never fails on a step
+    whose output is gone.
+
+    Args:
+        run: directory of the run's records.
+        pipeline: its name.
+        names: names of all steps, in their order.
+        backend_state: what KFP says of the end; noted, not believed.
+        interrupted: the run was stopped by whoever started it.
+        answers: what the deployed model answered to a few requests: `user`, `candidates`,
+            `milliseconds`, `top` (rows of the best candidates: values by name).
+    """
+    steps = read_steps(run, names)
+    results = {name: _result(step) for name, step in steps.items()}
+    failed = [step for step in steps.values() if step.state == "failed"]
+    state: RunState = "interrupted" if interrupted else "failed" if failed else "succeeded"
+    _write_status(run, pipeline, state, backend_state, steps, results)
+    report = Report(f"{pipeline}: {state}", subtitle=_subtitle(run, steps))
+    for sentence in _sentences(state, failed, results):
+        report.text(sentence)
+    report.heading("Steps")
+    report.table(
+        ["step", "state", "seconds", "rows", "found"],
+        [_row(run, steps[name], results[name]) for name in steps],
+        caption="A cached step was taken from the store after every byte of it was verified.",
+    )
+    _models(report, results)
+    if answers:
+        _answers(report, answers)
+    report.heading("Where things are")
+    report.table(
+        ["step", "output"],
+        [[s.name, _relative(run, s.uri)] for s in steps.values() if s.uri],
+        caption="Relative to this report where they are on the same disk.",
+    )
+    page = report.html()
+    storage.write_bytes(storage.join(run, REPORT_FILE), page.encode())
+    return page
+
+
+def headline(result: Result | None) -> str:
+    """What a step found, in a few words."""
+    if result is None:
+        return ""
+    details = result.details
+    if "decision" in details:
+        return f"{details['decision']}: {details.get('reason', '')}".removesuffix(": ")
+    if "url" in details:
+        return str(details["url"])
+    words: list[str] = []
+    for task, metrics in result.metrics.items():
+        name = next((n for n in HEADLINES if metrics.get(n) is not None), None)
+        if name is not None:
+            words.append(f"{task} {name} {metrics[name]:.4f}")
+    return ", ".join(words[:3]) + (", …" if len(words) > 3 else "")
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def _result(step: Step) -> Result | None:
+    if step.state not in ("done", "cached") or not step.uri:
+        return None
+    try:
+        return Result.read(step.uri)
+    except (ConfigError, OSError):  # the output was removed since; the report stands without it
+        return None
+
+
+def _write_status(
+    run: storage.Uri,
+    pipeline: str,
+    state: RunState,
+    backend_state: str,
+    steps: Mapping[str, Step],
+    results: Mapping[str, Result | None],
+) -> None:
+    told: Json = {
+        name: {
+            "state": step.state,
+            "seconds": round(step.seconds, 3),
+            "uri": step.uri,
+            "exit_code": step.exit_code,
+            "line": step.line,
+            "found": headline(results[name]),
+        }
+        for name, step in steps.items()
+    }
+    status: Json = {
+        "pipeline": pipeline,
+        "state": state,
+        "backend_state": backend_state,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "steps": told,
+    }
+    text = json.dumps(status, indent=1, ensure_ascii=False) + "\n"
+    storage.write_bytes(storage.join(run, STATUS_FILE), text.encode())
+
+
+def _subtitle(run: storage.Uri, steps: Mapping[str, Step]) -> str:
+    name = os.fspath(run).rstrip("/").rpartition("/")[2]
+    seconds = sum(step.seconds for step in steps.values())
+    counts = {
+        state: sum(step.state == state for step in steps.values())
+        for state in ("done", "cached", "failed", "skipped")
+    }
+    words = {"done": "ran", "cached": "cached", "failed": "failed", "skipped": "skipped"}
+    told = ", ".join(f"{n} {words[state]}" for state, n in counts.items() if n)
+    return f"{name} · {told} · {seconds:,.1f} s in steps"
+
+
+def _sentences(
+    state: RunState, failed: Sequence[Step], results: Mapping[str, Result | None]
+) -> list[str]:
+    found: list[str] = []
+    for step in failed:
+        code = f" (exit code {step.exit_code})" if step.exit_code is not None else ""
+        found.append(f"**{step.name} failed{code}:** `{step.line.replace('`', chr(39))}`")
+    if state == "interrupted":
+        found.append("The run was interrupted; the same command goes on where it stopped.")
+    for name, result in results.items():
+        if result is not None and result.details.get("decision") == "blocked":
+            reason = str(result.details.get("reason", ""))
+            found.append(f"**The {name} blocked the new model:** {reason}. It did not go live.")
+    return found
+
+
+def _row(run: storage.Uri, step: Step, result: Result | None) -> list[Value]:
+    page = storage.join(step.uri, REPORT_FILE) if step.uri else ""
+    ended_well = step.state in ("done", "cached")
+    linked = ended_well and _there(page)
+    state = "ran" if step.state == "done" else step.state
+    return [
+        Link(step.name, _relative(run, page)) if linked else step.name,
+        state,
+        None if step.state == "skipped" else f"{step.seconds:,.1f}",
+        None if result is None or not result.rows else result.rows,
+        headline(result) or (step.line if step.state == "failed" else "") or None,
+    ]
+
+
+def _there(page: str) -> bool:
+    try:
+        return bool(page) and storage.exists(page)
+    except (ConfigError, OSError):
+        return False
+
+
+def _relative(run: storage.Uri, uri: str) -> str:
+    here, there = storage.local_path(run), storage.local_path(uri)
+    if here is None or there is None:
+        return uri
+    return os.path.relpath(there.absolute(), here.absolute())
+
+
+def _models(report: Report, results: Mapping[str, Result | None]) -> None:
+    """The model beside its rivals, from the last step that measured them."""
+    measured = [r for r in results.values() if r is not None and r.metrics and r.baselines]
+    if not measured:
+        return
+    last = measured[-1]
+    models = {"model": last.metrics, **last.baselines}
+    rows: list[list[Value]] = []
+    for task, metrics in last.metrics.items():
+        name = next((n for n in HEADLINES if metrics.get(n) is not None), None)
+        if name is not None:
+            values = [found.get(task, {}).get(name) for found in models.values()]
+            rows.append([f"{task} {name}", *values])
+    if rows:
+        report.heading("Model and rivals")
+        caption = f"`{last.verb}` on the {last.split} rows; intervals are in its own report."
+        report.table(["metric", *models], rows, caption=caption.replace("`", ""))
+
+
+def _answers(report: Report, answers: Sequence[Mapping[str, Any]]) -> None:
+    report.heading("Answers over HTTP")
+    for answer in answers:
+        top: Sequence[Mapping[str, Value]] = answer["top"]
+        report.table(
+            list(top[0]),
+            [list(row.values()) for row in top],
+            caption=(
+                f"{answer['user']}: the best {len(top)} of {answer['candidates']} candidates, "
+                f"answered in {answer['milliseconds']:.1f} ms"
+            ),
+        )
