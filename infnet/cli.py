@@ -86,6 +86,16 @@ VERBS = (
         flags=(Flag(name="data", help="raw rows in the source's own columns", required=True),),
     ),
     Verb(
+        name="export",
+        help="trained model → serve bundle: ONNX graph, embedding tables, encoder, sample",
+        run="infnet.serve.export:export",
+        config=CONFIG,
+        flags=(Flag(name="rival", help="export this rival instead of the model", default=""),),
+        store=True,
+        sections=sections.EXPORT,
+        inputs=("checkpoint",),
+    ),
+    Verb(
         name="compare",
         help="train and evaluate over several seeds; paired differences with intervals",
         run="infnet.seeds:compare",

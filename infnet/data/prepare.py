@@ -5,13 +5,14 @@
     passes   sort by (key, time, row id), scan by blocks      (one sort per distinct key)
     encode   rows → columns of a shard
     shuffle  training rows by a hash of the row id; valid and test in the order of the log
-    write    shards of `data.shard_rows` rows, look-ups, manifest, report
+    write    shards of `data.shard_rows` rows, look-ups, one request as a sample, manifest, report
 
 No worker ever holds more than a few blocks (`blocks.MAX_BLOCK_BYTES`) or one shard, however long
 the log is and however its rows are spread over users. The output depends on the config and the log
 alone, not on the number of workers, blocks or fragments.
 """
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ import ray
 import ray.data
 
 from infnet.config import ColumnSplit, InfnetConfig
-from infnet.data import blocks, passes, rows, scan, tasks
+from infnet.data import blocks, passes, rows, sample, scan, tasks
 from infnet.data.overview import write_report
 from infnet.data.passes import KEY, ROW_ID, SPLIT, TIME, History, Pass, Statistic
 from infnet.data.quarantine import too_many
@@ -113,6 +114,7 @@ class _Preparation:
         findings = self.findings(refs)
         self.quarantine(findings)
         self.check(findings)
+        self.sample(refs)
         encoder = Encoder.fit(self.reader.features, findings.summaries[0], self.counts(refs))
         data, statistics, histories = self.derive(refs, findings)
         del refs
@@ -194,6 +196,17 @@ class _Preparation:
                     merged[name] = [rows.most_frequent(held, demands[name])]
                 bar.advance()
         return {name: tables[0] for name, tables in merged.items()}
+
+    def sample(self, refs: blocks.Refs) -> None:
+        """Record the request that a bundle of this data will answer before it serves."""
+        jobs = [(self.reader_ref, ref) for ref in refs]
+        found = sample.merge([*blocks.each(tasks.sample_users, jobs, at_once=self.at_once)])
+        keys = sample.choose(found)
+        jobs = [(self.reader_ref, keys, ref) for ref in refs]
+        kept = [*blocks.each(tasks.sample_rows, jobs, at_once=self.at_once)]
+        request = sample.request(self.reader.features, kept)
+        text = json.dumps(request, indent=1, ensure_ascii=False, allow_nan=False)
+        (self.staging / sample.FILE).write_text(text, encoding="utf-8")
 
     # -- bad rows ---------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from infnet.data import passes, rows, scan
+from infnet.data import passes, rows, sample, scan
 from infnet.data.passes import KEY, ROW_ID, SPLIT, TRAIN, Pass
 from infnet.data.rows import Findings, RowReader
 from infnet.data.shards import ROW_GROUP_ROWS, SPLITS
@@ -55,6 +55,16 @@ def merge_counts(reader: RowReader, refs: list[Any]) -> dict[str, pa.Table]:
 def quarantine(reader: RowReader, index: int) -> pa.Table:
     """Bad rows of a fragment."""
     return reader.quarantine(index)
+
+
+def sample_users(reader: RowReader, block: pa.Table) -> pa.Table:
+    """Some users of a block."""
+    return sample.find(reader.features, rows.good(block))
+
+
+def sample_rows(reader: RowReader, keys: list[int], block: pa.Table) -> pa.Table:
+    """Rows of a block that may enter the sample request."""
+    return sample.collect(reader.features, keys, rows.good(block))
 
 
 def good(block: pa.Table) -> pa.Table:

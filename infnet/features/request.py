@@ -9,6 +9,7 @@ those at the end of training.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -125,14 +126,28 @@ def _events(
 
 
 def _array(values: Sequence[Any], kind: pa.DataType, where: str, name: str) -> pa.Array:
+    taken = _moment if pa.types.is_temporal(kind) else _itself
+    wrong = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError, ValueError)
     try:
-        return pa.array(values, kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError, ValueError):
+        return pa.array([taken(value) for value in values], kind)
+    except wrong:
         for at, value in enumerate(values):
             try:
-                pa.scalar(value, kind)
-            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError, ValueError):
+                pa.scalar(taken(value), kind)
+            except wrong:
                 raise ConfigError(
                     f"{where}[{at}].{name} must be of type {kind}, found {value!r}"
                 ) from None
         raise
+
+
+def _moment(value: Any) -> Any:
+    """JSON has no dates: they are ISO 8601 text, UTC unless it says otherwise."""
+    if not isinstance(value, str):
+        return value
+    moment = datetime.fromisoformat(value)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _itself(value: Any) -> Any:
+    return value

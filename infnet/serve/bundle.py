@@ -1,0 +1,179 @@
+"""Serve bundle: a trained model and all it needs to answer requests, without torch.
+
+manifest.json       kind `infnet.bundle`: digests of the files below
+model.onnx          the network (see `onnx_graph`)
+tables.safetensors  embedding tables, which model.onnx names by offset
+schema.json         what the model reads and predicts
+encoder/            from raw values to ids and numbers
+sample.json         a request of the log and the answer to it
+config.yaml  result.json  report.html       how it was made; not part of its digest
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pyarrow as pa
+
+from infnet.features.arrays import Arrays, to_arrays
+from infnet.features.encoder import Encoder
+from infnet.features.request import encode_request
+from infnet.schema import Schema
+from rayrun import manifest, storage
+from rayrun.config import ConfigError, Json
+
+KIND = "infnet.bundle"
+FORMAT_VERSION = 1
+
+GRAPH = "model.onnx"
+TABLES = "tables.safetensors"
+SCHEMA = "schema.json"
+ENCODER = "encoder"
+SAMPLE = "sample.json"
+NOT_DIGESTED = (manifest.CONFIG_FILE, "result.json", "report.html")
+"""They hold places, dates and durations: the same model has the same digest wherever it is made."""
+
+TOLERANCE = 1e-5
+"""Largest difference between two predictions that count as equal (see `difference`)."""
+
+
+class Bundle:
+    """An open bundle: verified, in memory, ready to score. Not picklable; open it where it serves.
+
+    The tables stay on disk and are mapped: replicas on one machine share their pages.
+    """
+
+    schema: Schema
+    encoder: Encoder
+    config: Json
+    """The resolved configuration of the training run, as plain data."""
+    sample: Json
+    """`{"request": {"user", "context", "histories", "candidates"}, "answer": [{task: value}]}`."""
+    digest: str
+    """`sha256:…` of the content: the version of the model."""
+
+    def __init__(self, uri: str, *, threads: int = 1) -> None:
+        """See `open`."""
+        self.uri = uri
+        # A remote bundle's copy lives as long as the bundle.
+        self._scratch = TemporaryDirectory(prefix="bundle-")
+        folder = Path(self._scratch.name)
+        found = manifest.read(uri, kind=KIND, format_version=FORMAT_VERSION)
+        local = storage.fetch(uri, folder)
+        manifest.verify(str(local))
+        self.digest = found.content_digest
+        self.config = found.config
+        self.schema = Schema.read(local / SCHEMA)
+        self.encoder = Encoder.read(local / ENCODER)
+        if self.encoder.digest != self.schema.encoder_digest:
+            raise ConfigError(
+                f"{uri}/{ENCODER} has digest {self.encoder.digest}, {uri}/{SCHEMA} belongs to "
+                f"{self.schema.encoder_digest}: they are of two models; export again"
+            )
+        self.sample = json.loads((local / SAMPLE).read_bytes())
+        self._session = _session(local / GRAPH, uri, threads)
+        self._inputs = [value.name for value in self._session.get_inputs()]
+
+    @classmethod
+    def open(cls, uri: str, *, threads: int = 1) -> "Bundle":
+        """Fetch, verify and load the bundle at `uri`.
+
+        Args:
+            uri: output directory of `infnet export`, a path or `s3://` URI.
+            threads: that one call of the model may use; 0: as many as there are cores.
+
+        Raises:
+            ConfigError: no bundle there, a newer format, a file that is missing or damaged, or
+                parts of two models.
+        """
+        return cls(uri, threads=threads)
+
+    def score(self, rows: pa.Table | Arrays) -> dict[str, np.ndarray]:
+        """Predictions float32 [B] by task, for encoded rows: what a user sees.
+
+        Args:
+            rows: columns of a shard (`encode_request`), or the arrays made of them.
+
+        Raises:
+            ConfigError: the rows were encoded for another schema.
+        """
+        arrays = rows if isinstance(rows, Arrays) else to_arrays(rows, self.schema)
+        tasks = list(self.schema.tasks)
+        if not len(arrays):
+            return {task: np.zeros(0, dtype=np.float32) for task in tasks}
+        values = feeds(arrays)
+        found = self._session.run(None, {name: values[name] for name in self._inputs})
+        return {
+            task: np.asarray(predictions) for task, predictions in zip(tasks, found, strict=True)
+        }
+
+    def check_sample(self) -> None:
+        """Answer the bundle's own sample.
+
+        Raises:
+            ConfigError: the answer is not the one that was stored, to 1e-5.
+        """
+        found = self.score(encode_request(self.encoder, **self.sample["request"]))
+        answer = self.sample["answer"]
+        expected = {
+            task: np.array([row[task] for row in answer], dtype=np.float64) for task in found
+        }
+        for task, at, value in _differing(found, expected):
+            raise ConfigError(
+                f"{self.uri} does not reproduce its own sample: {task} of candidates[{at}] must be "
+                f"{value} to {TOLERANCE:g}, found {found[task][at]}; the bundle or this "
+                "installation is broken: export again, or compare the versions in its manifest"
+            )
+
+
+def feeds(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Arrays by the names of the graph's inputs."""
+    values: dict[str, np.ndarray] = {"ids": arrays.ids, "dense": arrays.dense}
+    for name, sequence in arrays.sequences.items():
+        values[f"{name}.ids"] = sequence.ids
+        values[f"{name}.ages"] = sequence.ages
+        values[f"{name}.lengths"] = sequence.lengths
+    return values
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """|found − expected| / max(1, |expected|) of each prediction.
+
+    Absolute for probabilities, relative for amounts, which float32 holds to seven digits. Infinite
+    where either is not finite.
+    """
+    if found.shape != expected.shape:
+        return np.full(max(len(found), len(expected)), np.inf)
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(found.astype(np.float64) - expected) / np.maximum(1.0, np.abs(expected))
+    return np.where(np.isfinite(apart), apart, np.inf)
+
+
+def _differing(
+    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> list[tuple[str, int, Any]]:
+    wrong: list[tuple[str, int, Any]] = []
+    for task, values in expected.items():
+        apart = difference(found[task], values)
+        if apart.max(initial=0.0) > TOLERANCE:
+            at = int(apart.argmax())
+            wrong.append((task, at, values[at]))
+    return wrong
+
+
+def _session(path: Path, uri: str, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has one exception class per status code
+        raise ConfigError(
+            f"{uri}/{GRAPH} cannot be loaded ({str(error).splitlines()[0]}); export again with "
+            f"this version, onnxruntime is {ort.__version__}"
+        ) from error
