@@ -58,20 +58,23 @@ class Config(BaseModel):
         Two runs with equal digests and equal input digests compute the same thing.
 
         Args:
-            sections: only these keys of the top level: what one verb reads, say.
+            sections: only these keys, `model` or `evaluate.batch_size`: what one verb reads, say.
 
         Raises:
             ValueError: a section that this configuration does not have.
         """
         kept = _without_places(self, top=True)
         if sections is not None:
-            if missing := sorted(set(sections) - set(kept)):
-                raise ValueError(
-                    f"sections must be digested keys of {type(self).__name__} "
-                    f"({', '.join(kept)}), found {missing[0]!r}"
-                )
-            kept = {name: kept[name] for name in sections}
+            kept = {name: _section(kept, name, type(self).__name__) for name in sections}
         return digest_of(kept)
+
+
+def _section(kept: Any, name: str, where: str) -> Any:
+    for key in name.split("."):
+        if not isinstance(kept, dict) or key not in kept:
+            raise ValueError(f"sections must name digested keys of {where}, found {name!r}")
+        kept = cast(Any, kept[key])
+    return kept
 
 
 NOT_DIGESTED = ("name", "compute", "inputs")

@@ -45,7 +45,8 @@ class Verb:
     store: bool = False
     """Its result follows from what it reads, and may be kept with `--store`."""
     sections: tuple[str, ...] | None = None
-    """Keys at the top of the configuration that decide the result. None: all that are digested."""
+    """Keys of the configuration that decide the result, `model` or `evaluate.batch_size`. None: all
+    that are digested."""
     inputs: tuple[str, ...] | None = None
     """Names under `inputs:` that the verb reads. None: all that are set."""
     reads: Target | None = None
