@@ -79,6 +79,16 @@ VERBS = (
         reads="infnet.keys:to_evaluate",
     ),
     Verb(
+        name="gate",
+        help="may the evaluated model replace the live one? paired on the same test rows",
+        run="infnet.evaluate.gate:gate",
+        config=CONFIG,
+        store=True,
+        sections=sections.GATE,
+        inputs=("evaluation",),
+        reads="infnet.keys:to_gate",
+    ),
+    Verb(
         name="predict",
         help="score a file of raw rows to Parquet",
         run="infnet.evaluate.predict:predict",

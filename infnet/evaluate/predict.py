@@ -9,13 +9,14 @@ import ray.data
 
 from infnet.config import InfnetConfig
 from infnet.data import blocks
+from infnet.evaluate.raw import KEY
 from infnet.evaluate.run import checkpoint_of, raw_reader
 from infnet.evaluate.scoring import predicted
 from infnet.evaluate.writing import PredictionWriter, Quarantine
 from infnet.features.batches import to_batch
 from infnet.train.checkpoint import load
 from rayrun import manifest, storage
-from rayrun.data.log import BAD
+from rayrun.data.log import BAD, ROW_ID
 from rayrun.metrics import Result
 from rayrun.progress import progress
 from rayrun.ray.session import session
@@ -119,13 +120,14 @@ class Scorer:
 
     def _scored(self, encoded: pa.Table) -> pa.Table:
         found = predicted(self.model, self.schema, to_batch(encoded, self.schema).to(self.device))
-        columns = {name: encoded[name] for name in ("row_id", *self.reader.keys)}
+        columns = {"row_id": encoded["row_id"]}
+        columns |= {key: encoded[KEY + key] for key in self.reader.keys}
         for column, task in enumerate(self.schema.tasks):
             columns[f"p.{task}"] = pa.array(found[:, column])
         return pa.table({**columns, BAD: pa.nulls(encoded.num_rows, pa.string())})
 
     def _refused(self, bad: pa.Table) -> pa.Table:
-        columns = {"row_id": bad["__row_id"], **{key: bad[key] for key in self.reader.keys}}
+        columns = {"row_id": bad[ROW_ID], **{key: bad[key] for key in self.reader.keys}}
         for task in self.schema.tasks:
             columns[f"p.{task}"] = pa.nulls(bad.num_rows, pa.float32())
         return pa.table({**columns, BAD: bad[BAD].cast(pa.string())})

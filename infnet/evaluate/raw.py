@@ -5,6 +5,7 @@ file.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from infnet.features.encoder import Encoder
@@ -13,7 +14,7 @@ from rayrun.config import ConfigError
 from rayrun.data.columns import Columns
 from rayrun.data.description import FileSource
 from rayrun.data.files import FileLog
-from rayrun.data.log import BAD, RawLog
+from rayrun.data.log import BAD, ROW_ID, Fragment, RawLog
 from rayrun.data.source import Source, open_source
 
 
@@ -51,6 +52,11 @@ def _absolute(table: str, home: str) -> str:
     return storage.join(folder, table)
 
 
+KEY = "key."
+"""What the name of a kept raw column begins with: a log may call its own columns `user` or `time`,
+which are also names of encoded ones."""
+
+
 @dataclass(frozen=True)
 class RawReader:
     """Fragments of a raw log as encoded rows and bad rows. Picklable."""
@@ -60,7 +66,9 @@ class RawReader:
     labels: bool
     """False for prediction: label columns are not read and may be missing."""
     keys: tuple[str, ...] = ()
-    """Raw columns kept beside the encoded ones."""
+    """Raw columns kept beside the encoded ones, as `KEY` + name."""
+    only: np.ndarray | None = None
+    """Ascending row ids; other rows are left out, and fragments without one of them not read."""
 
     def columns(self) -> list[str]:
         """Raw columns that are read."""
@@ -80,7 +88,11 @@ class RawReader:
         """Encoded good rows with the keys, and bad rows as they were read, piece by piece."""
         features = self.encoder.features
         fragment = self.log.fragments()[index]
+        if not self._wanted(fragment):
+            return
         for rows in self.log.read(fragment, self.columns()):
+            if self.only is not None:
+                rows = rows.filter(pa.array(self._among(rows[ROW_ID].to_numpy(), self.only)))
             reason = features.check(rows, labels=self.labels)
             rows = rows.set_column(rows.column_names.index(BAD), BAD, reason)
             good = rows.filter(rows[BAD].is_null())
@@ -89,5 +101,18 @@ class RawReader:
     def _encoded(self, rows: pa.Table) -> pa.Table:
         encoded = self.encoder.encode(self.encoder.derive(rows), labels=self.labels)
         for key in self.keys:
-            encoded = encoded.append_column(key, rows[key])
+            encoded = encoded.append_column(KEY + key, rows[key])
         return encoded
+
+    def _wanted(self, fragment: Fragment) -> bool:
+        if self.only is None:
+            return True
+        first = fragment.file_index << 40 | fragment.first_row
+        end = (fragment.file_index + 1) << 40 if fragment.rows is None else first + fragment.rows
+        low, high = np.searchsorted(self.only, [first, end])
+        return bool(low < high)
+
+    @staticmethod
+    def _among(ids: np.ndarray, only: np.ndarray) -> np.ndarray:
+        at = np.searchsorted(only, ids)
+        return only[np.minimum(at, len(only) - 1)] == ids

@@ -25,7 +25,7 @@ from infnet.evaluate.truth import best_reachable
 from infnet.evaluate.writing import PredictionWriter, Quarantine
 from infnet.features.encoder import Encoder
 from infnet.schema import Schema
-from infnet.train.checkpoint import load
+from infnet.train.checkpoint import CHECKPOINT, load
 from infnet.train.run import FORMAT_VERSION as RUN_VERSION
 from infnet.train.run import KIND as RUN_KIND
 from rayrun import manifest, storage
@@ -277,8 +277,15 @@ def _finish(
     result.write(staging)
     what = f"rows of {Path(data).name}" if data else f"{split} split"
     write_report(staging / "report.html", config, schema, what, measured, compared, best)
-    inputs = {"checkpoint": manifest.read_raw(job.models[""])["config_digest"]}
-    manifest.write(staging, kind=KIND, format_version=FORMAT_VERSION, config=config, inputs=inputs)
+    run = job.models[""]
+    manifest.write(
+        staging,
+        kind=KIND,
+        format_version=FORMAT_VERSION,
+        config=config,
+        inputs={"checkpoint": manifest.read_raw(run)["config_digest"]},
+        info={"checkpoint": manifest.content_of(storage.join(run, CHECKPOINT))},
+    )
     return result
 
 

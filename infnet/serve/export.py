@@ -64,7 +64,7 @@ def export(config: InfnetConfig, out: str, rival: str = "") -> Result:
         expected = _by_torch(recommender, schema, rows)
         answer = [{t: float(v[at]) for t, v in expected.items()} for at in range(rows.num_rows)]
         _write_json(staging / bundle.SAMPLE, {"request": request, "answer": answer})
-        _seal(staging, config, trained, run)
+        _seal(staging, config, trained, run, place)
         written = Bundle.open(str(staging))
         parity = check_parity(written.score(rows), expected)
         sizes = {name: (staging / name).stat().st_size for name in (bundle.GRAPH, bundle.TABLES)}
@@ -156,7 +156,7 @@ def _by_torch(recommender: Recommender, schema: Schema, rows: pa.Table) -> dict[
     return {task: found[:, at].astype(np.float64) for at, task in enumerate(schema.tasks)}
 
 
-def _seal(staging: Path, config: InfnetConfig, trained: InfnetConfig, run: str) -> None:
+def _seal(staging: Path, config: InfnetConfig, trained: InfnetConfig, run: str, place: str) -> None:
     asked = {name: getattr(config, name) for name in ("serve", "gate", "compute", "inputs")}
     manifest.write(
         str(staging),
@@ -164,6 +164,7 @@ def _seal(staging: Path, config: InfnetConfig, trained: InfnetConfig, run: str) 
         format_version=bundle.FORMAT_VERSION,
         config=trained.model_copy(update=asked),
         inputs={"checkpoint": manifest.read_raw(run)["config_digest"]},
+        info={"checkpoint": manifest.content_of(storage.join(place, checkpoint.CHECKPOINT))},
         exclude=bundle.NOT_DIGESTED,
     )
 
