@@ -233,6 +233,7 @@ def inside(uri: storage.Uri) -> dict[str, Manifest]:
     Raises:
         ConfigError: one is missing or damaged.
     """
+    read_raw(uri)  # tells best what is not there
     found: dict[str, Manifest] = {}
     listed: set[str] = set()
     places = [

@@ -186,7 +186,7 @@ def _explain_local(error: BaseException, path: Path) -> StorageError | None:
         return StorageError(f"{path}: there is no such file or directory; check the path")
     if isinstance(error, PermissionError):
         return StorageError(f"{path}: permission denied; check who may read and write there")
-    if isinstance(error, NotADirectoryError):
+    if isinstance(error, NotADirectoryError | FileExistsError):
         return StorageError(f"{path}: a directory is needed, a file stands in the way")
     if isinstance(error, IsADirectoryError):
         return StorageError(f"{path}: a file is needed, found a directory")

@@ -97,7 +97,7 @@ def key_of(prog: str, verb: Verb, config: Config, flags: Mapping[str, Any]) -> K
         "verb": f"{prog} {verb.name}",
         "flags": {n: value for n, value in flags.items() if n not in places},
         "config": config.digest(verb.sections),
-        "inputs": {name: manifest.content_of(uri) for name, uri in _inputs(verb, config).items()},
+        "inputs": _inputs(verb, config),
         "reads": resolve(verb.reads)(config, **flags) if verb.reads is not None else {},
         "program": program_digest("rayrun", _package_of(verb)),
         "versions": versions(),
@@ -200,7 +200,13 @@ def _package_of(verb: Verb) -> str:
 def _inputs(verb: Verb, config: Config) -> dict[str, str]:
     inputs: Json = config.to_dict().get("inputs") or {}
     wanted: Iterable[str] = inputs if verb.inputs is None else verb.inputs
-    return {name: str(inputs[name]) for name in sorted(wanted) if inputs[name]}
+    found: dict[str, str] = {}
+    for name in sorted(wanted):
+        try:
+            found |= {name: manifest.content_of(str(inputs[name]))} if inputs[name] else {}
+        except ConfigError as error:
+            raise ConfigError(f"inputs.{name}: {error}") from error
+    return found
 
 
 def _state(uri: str) -> tuple[str, str]:

@@ -375,6 +375,24 @@ def test_defaults_written_out_give_the_same_digest():
     assert run().digest() == validate(Run, run().to_dict(), where="test").digest()
 
 
+def test_a_digest_of_sections_changes_with_them_alone():
+    plain, wider, longer = (
+        validate(Run, apply_override(BASE, override), where="test")
+        for override in ("name=a", "lr=0.002", "steps=1")
+    )
+    assert wider.digest(["steps", "source"]) == plain.digest(["source", "steps"])
+    assert longer.digest(["steps", "source"]) != plain.digest(["steps", "source"])
+    assert plain.digest(["net.type"]) != plain.digest(["net"])
+
+
+@pytest.mark.parametrize("section", ["compute", "nothing", "net.nothing", "lr.deeper"])
+def test_a_section_that_is_not_digested_is_refused(section):
+    with pytest.raises(
+        ValueError, match=f"sections must name digested keys of Run, found '{section}'"
+    ):
+        run().digest([section])
+
+
 def test_a_digest_is_the_same_in_every_process():
     assert digest_of({"b": [1, 0.5, "é"], "a": None}) == (
         "sha256:f0272939140c5740d58cdf952a5f710ec35c2875c9af822cf3472f6616ba78af"

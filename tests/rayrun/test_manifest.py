@@ -186,3 +186,67 @@ def test_verifying_names_the_bad_file_and_how_it_differs(artifact, damage, messa
 def test_reading_a_manifest_imports_neither_torch_nor_ray():
     code = "import sys, rayrun.manifest as m; m.versions(); sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- Content ---------------------------------------------------------------------------------
+
+
+def write_run(place: Path, *, weights: str = "1", wall_s: float = 1.0, data: str = "/a") -> Path:
+    """An artifact with another one inside, one file of which it does not list."""
+    for inner in (place / "checkpoint", place / "rivals/floor", place):
+        inner.mkdir(parents=True, exist_ok=True)
+        (inner / "weights").write_text(weights)
+        (inner / "result.json").write_text(json.dumps({"wall_s": wall_s}))
+        (inner / "config.yaml").write_text(f"inputs: {{data: {data}}}")
+        manifest.write(
+            inner,
+            kind="test.run",
+            format_version=1,
+            config=Run(name=data),
+            exclude=("rivals/*",),
+        )
+    return place
+
+
+def test_wall_seconds_and_places_are_no_content(tmp_path):
+    first = manifest.content_of(write_run(tmp_path / "a"))
+    assert first == manifest.content_of(write_run(tmp_path / "b", wall_s=2.0, data="/b"))
+    assert first != manifest.content_of(write_run(tmp_path / "c", weights="2"))
+
+
+def test_an_artifact_inside_that_is_not_listed_is_content(tmp_path):
+    place = write_run(tmp_path / "a")
+    before, outer = manifest.content_of(place), manifest.inside(place)
+    assert sorted(outer) == ["", "rivals/floor"]
+    (place / "rivals/floor/weights").write_text("2")
+    rewritten = place / "rivals/floor"
+    manifest.write(rewritten, kind="test.run", format_version=1, config=Run(name="a"))
+    assert manifest.content_of(place) != before
+    assert manifest.inside(place)[""].content_digest == outer[""].content_digest
+
+
+def test_another_configuration_is_other_content(tmp_path):
+    digests = set()
+    for lr in (0.1, 0.2):
+        place = tmp_path / str(lr)
+        place.mkdir()
+        (place / "weights").write_text("1")
+        manifest.write(place, kind="test.run", format_version=1, config=Run(name="a", lr=lr))
+        digests.add(manifest.content_of(place))
+    assert len(digests) == 2
+
+
+def test_volatile_files_are_verified_all_the_same(tmp_path):
+    place = write_run(tmp_path / "a")
+    manifest.verify(place)
+    (place / "result.json").write_text(json.dumps({"wall_s": 9.0}))
+    with pytest.raises(ConfigError, match=r"result\.json is damaged"):
+        manifest.verify(place)
+
+
+def test_a_manifest_from_before_there_were_volatile_files_keeps_its_digest(artifact):
+    raw = json.loads((artifact / "manifest.json").read_text())
+    del raw["volatile"]
+    (artifact / "manifest.json").write_text(json.dumps(raw))
+    files = {name: entry["sha256"] for name, entry in raw["files"].items()}
+    assert read(artifact).content_digest == digest_of(["test.dataset", 2, files])
