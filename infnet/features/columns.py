@@ -26,11 +26,12 @@ def column(rows: pa.Table, name: str) -> pa.Array:
     Raises:
         ConfigError: the table has no such column.
     """
-    if name not in rows.column_names:
+    at = rows.schema.get_field_index(name)
+    if at < 0:
         raise ConfigError(
             f"the column {name!r} is required, the rows have {', '.join(rows.column_names)}"
         )
-    return plain(rows.column(name))
+    return plain(rows.column(at))
 
 
 def plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -202,11 +202,18 @@ class Encoder:
             encoder_digest=self.digest,
         )
 
-    def encode(self, rows: pa.Table, *, labels: bool = True) -> pa.Table:
+    def encode(
+        self,
+        rows: pa.Table,
+        *,
+        labels: bool = True,
+        encoded: Mapping[str, Mapping[str, pa.Array]] | None = None,
+    ) -> pa.Table:
         """Raw rows with derived columns → the columns of a shard.
 
         `labels=False` (prediction): label and weight columns are not read; labels are null,
-        weights are 1.
+        weights are 1. `encoded` holds what some features would give, by name: histories that many
+        rows share are encoded once by whoever knows it.
 
         Raises:
             ConfigError: a column is missing or of another type than in the log.
@@ -228,8 +235,9 @@ class Encoder:
         if labels and roles.weight:
             weight, _ = numbers(column(rows, roles.weight))
             columns["weight"] = pa.array(weight.astype(np.float32))
+        known = encoded or {}
         for name, feature in self.features.features.items():
-            columns |= feature.encode(name, rows, self.fitted[name])
+            columns |= known.get(name) or feature.encode(name, rows, self.fitted[name])
         for task in self.features.tasks:
             columns[f"y.{task}"] = (
                 column(rows, f"__label.{task}").cast(pa.float32(), safe=False)
@@ -238,8 +246,10 @@ class Encoder:
             )
         return pa.table(columns)
 
-    def derive(self, rows: pa.Table) -> pa.Table:
+    def derive(self, rows: pa.Table, *, histories: bool = True) -> pa.Table:
         """Add histories and statistics as they stood at the end of training, for later rows.
+
+        `histories=False`: statistics only.
 
         Events that are not strictly earlier than a row stay out of its history. A statistic has no
         times any more, so a row of the training period would see itself in it: encode those with
@@ -251,7 +261,7 @@ class Encoder:
         rows = self.features.with_roles(rows, labels=False)
         demands = self.demands()
         for name in demands.histories:
-            if f"__history.{name}" in rows.column_names:
+            if not histories or f"__history.{name}" in rows.column_names:
                 continue
             user = self.features.roles.user
             assert user is not None

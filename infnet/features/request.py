@@ -90,14 +90,20 @@ def encode_arrays(
     count = len(candidates["__row_id"])
     repeated = {name: pa.repeat(value, count) for name, value in shared.items()}
     rows = encoder.features.with_roles(pa.table({**repeated, **candidates}), labels=False)
-    times = as_numpy(rows["__time"].combine_chunks())
+    # Candidates differ in their histories by their times alone, and most requests have one time.
+    moments, moment = np.unique(as_numpy(rows["__time"].combine_chunks()), return_inverse=True)
+    encoded: dict[str, dict[str, pa.Array]] = {}
     for behaviour, demand in encoder.demands().histories.items():
         events = histories[behaviour]
-        end = np.searchsorted(as_numpy(events.field("__time")), times, side="left")
+        end = np.searchsorted(as_numpy(events.field("__time")), moments, side="left")
         start = np.maximum(0, end - demand.max_length)
         taken = events.take(pa.array(ranges(start, end - start)))
-        rows = rows.append_column(f"__history.{behaviour}", as_lists(taken, end - start))
-    return encoder.encode(encoder.derive(rows), labels=False)
+        past = pa.table({"__time": moments, f"__history.{behaviour}": as_lists(taken, end - start)})
+        feature = encoder.features.features[behaviour]
+        columns = feature.encode(behaviour, past, encoder.fitted[behaviour])
+        encoded[behaviour] = {name: lists.take(moment) for name, lists in columns.items()}
+    derived = encoder.derive(rows, histories=False)
+    return encoder.encode(derived, labels=False, encoded=encoded)
 
 
 def _events(
