@@ -29,6 +29,9 @@ __all__ = ["Flag", "Target", "Verb", "load_config", "main", "resolve"]
 
 DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
+REPEAT_S = 5.0
+"""A SIGTERM that comes again within this time means the same."""
+
 INPUT_OF = {
     "dataset": "data",
     "run": "checkpoint",
@@ -361,9 +364,15 @@ class Cancelled(KeyboardInterrupt):
 
 
 def _sigterm_interrupts() -> Any:
-    # A cancelled job is told by SIGTERM: clean up and leave as for Ctrl-C.
-    def interrupt(number: int, frame: object) -> NoReturn:
-        raise Cancelled
+    # A cancelled job is told by SIGTERM: clean up and leave as for Ctrl-C. Once: whoever tells it
+    # again at once (a parent with several threads that dies does) must not cut the clean-up short.
+    raised_at = -REPEAT_S
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal raised_at
+        if time.monotonic() - raised_at >= REPEAT_S:
+            raised_at = time.monotonic()
+            raise Cancelled
 
     try:
         return signal.signal(signal.SIGTERM, interrupt)
