@@ -85,7 +85,7 @@ VERBS = (
         config=CONFIG,
         store=True,
         sections=sections.GATE,
-        inputs=("evaluation",),
+        inputs=("evaluation", "data"),
         reads="infnet.keys:to_gate",
     ),
     Verb(
@@ -104,6 +104,21 @@ VERBS = (
         store=True,
         sections=sections.EXPORT,
         inputs=("checkpoint",),
+        reads="infnet.keys:trained",
+    ),
+    Verb(
+        name="serve",
+        help="answer POST /score with a bundle until Ctrl-C",
+        run="infnet.serve.run:serve",
+        config=CONFIG,
+        plan="infnet.serve.run:plan",
+    ),
+    Verb(
+        name="deploy",
+        help="put a bundle on a running Ray Serve, beside what is live there until it answers",
+        run="infnet.serve.run:deploy",
+        config=CONFIG,
+        plan="infnet.serve.run:plan",
     ),
     Verb(
         name="compare",

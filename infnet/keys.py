@@ -4,11 +4,12 @@
 `inputs.*` and what the functions here add: files that the configuration names by their place.
 """
 
+from infnet import sections
 from infnet.config import InfnetConfig
 from infnet.evaluate.raw import open_file
 from infnet.features.pretrained import PretrainedFeature
 from rayrun import manifest, storage
-from rayrun.config import Json
+from rayrun.config import Json, validate
 from rayrun.data.source import open_source
 
 
@@ -32,19 +33,36 @@ def to_train(config: InfnetConfig) -> Json:
     Raises:
         ConfigError: as `raw_log`.
     """
-    return {} if config.inputs.data else raw_log(config)
+    if config.inputs.data:
+        return {}
+    return {"prepare": config.digest(sections.PREPARE), **raw_log(config)}
 
 
 def to_evaluate(config: InfnetConfig, split: str = "test", data: str | None = None) -> Json:
-    """The rows of `--data`, with the side tables of the log.
+    """How the model was trained; the rows of `--data`, with the side tables of the log.
 
     Raises:
-        ConfigError: the file is not there or cannot be read.
+        ConfigError: no run at `inputs.checkpoint`; the file is not there or cannot be read.
     """
     if data is None:
-        return {}
+        return trained(config)
     source = config.data.source
-    return {"data": open_file(data, source, open_source(source).columns).content_digest()}
+    rows = open_file(data, source, open_source(source).columns).content_digest()
+    return {"rows": rows, **trained(config)}
+
+
+def trained(config: InfnetConfig, **flags: object) -> Json:
+    """The settings of the run at `inputs.checkpoint`, which say what its weights are weights of.
+
+    Raises:
+        ConfigError: no run stands there.
+    """
+    run = config.inputs.checkpoint
+    if not run:
+        return {}  # the verb says what is missing
+    where = storage.join(run, manifest.FILE)
+    settings = validate(InfnetConfig, manifest.read_raw(run).get("config"), where=where)
+    return {"trained": settings.digest(sections.TRAIN)}
 
 
 def to_gate(config: InfnetConfig) -> Json:

@@ -5,8 +5,9 @@ each verb reads. `name`, `compute`, `serve`, `sinks` and places decide nothing a
 """
 
 PREPARE = ("data", "features", "tasks")
-TRAIN = (*PREPARE, "model", "rivals", "train", "evaluate.batch_size")
-"""Validation scores by `evaluate.batch_size` rows, which shows in the last digits."""
+TRAIN = ("tasks", "model", "rivals", "train", "evaluate.batch_size")
+"""Beside the dataset; if train prepares it by itself, `PREPARE` too. Validation scores by
+`evaluate.batch_size` rows, which shows in the last digits."""
 EVALUATE = ("data", "model", "evaluate")
 """`data` for the rows of `--data` and the truth of the simulator, `model` for its name."""
 EXPORT = ()

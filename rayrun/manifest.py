@@ -71,11 +71,11 @@ class Manifest(Config):
     def content_digest(self) -> str:
         """`sha256:…` of the kind, the format and the digests of all files that are not volatile.
 
-        For the configuration, volatile as a file since it names places, its own digest stands.
+        The configuration is no content: settings that leave every other file as it is change
+        nothing for whoever reads the artifact.
         """
         files = {n: entry.sha256 for n, entry in self.files.items() if n not in self.volatile}
-        config = [self.config_digest] if self.volatile else []
-        return digest_of([self.kind, self.format_version, files, *config])
+        return digest_of([self.kind, self.format_version, files])
 
 
 @functools.cache

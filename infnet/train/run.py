@@ -172,7 +172,8 @@ def _earlier(config: InfnetConfig, out: str) -> manifest.Manifest | None:
         return None
     found = manifest.read(out, kind=KIND, format_version=FORMAT_VERSION)
     begun = validate(InfnetConfig, found.config, where=f"{out}/{manifest.FILE}")
-    ours, theirs = (one.digest(sections.TRAIN) for one in (config, begun))
+    decide = sections.TRAIN if config.inputs.data else (*sections.TRAIN, *sections.PREPARE)
+    ours, theirs = (one.digest(set(decide)) for one in (config, begun))
     if ours != theirs:
         raise ConfigError(
             f"{out} holds a run with config digest {theirs}, this configuration has "
