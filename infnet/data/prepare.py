@@ -12,7 +12,6 @@ the log is and however its rows are spread over users. The output depends on the
 alone, not on the number of workers, blocks or fragments.
 """
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,9 +203,7 @@ class _Preparation:
         keys = sample.choose(found)
         jobs = [(self.reader_ref, keys, ref) for ref in refs]
         kept = [*blocks.each(tasks.sample_rows, jobs, at_once=self.at_once)]
-        request = sample.request(self.reader.features, kept)
-        text = json.dumps(request, indent=1, ensure_ascii=False, allow_nan=False)
-        (self.staging / sample.FILE).write_text(text, encoding="utf-8")
+        sample.write(sample.request(self.reader.features, kept), self.staging)
 
     # -- bad rows ---------------------------------------------------------------------------
 

@@ -11,8 +11,10 @@ Nothing here knows Ray.
 """
 
 import datetime
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,6 +102,12 @@ def request(features: FeatureSet, parts: Sequence[pa.Table]) -> Json:
     }
     context = {time: _records(candidates, [time])[0][time]} if time else {}
     return _parts(features, candidates, same, context) | {"histories": histories}
+
+
+def write(found: Json, directory: Path) -> None:
+    """Write `sample.json`."""
+    text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+    (directory / FILE).write_text(text, encoding="utf-8")
 
 
 def _smallest(keys: np.ndarray, counts: np.ndarray) -> pa.Table:

@@ -222,8 +222,7 @@ class INFNet(nn.Module):
             )
         )
         categorical = torch.cat([*self.field_tokens(inputs.fields), *self.dense_tokens(dense)], 1)
-        rows = categorical.shape[0]  # len() would fix the number of rows of an exported graph
-        task, shared = self.task_tokens(rows)
+        task, shared = self.task_tokens(categorical)
 
         valid = [inputs.valid[slot.name] for slot in self.schema.sequences]
         events = [

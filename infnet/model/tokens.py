@@ -96,7 +96,11 @@ class TaskTokens(nn.Module):
         self.shared = nn.Parameter(shared)
 
     def forward(
-        self, num_rows: int
-    ) -> tuple[Float[Tensor, "{num_rows} T D"], Float[Tensor, "{num_rows} _ D"]]:
-        """Task tokens and shared tokens, repeated for each row."""
-        return self.task.expand(num_rows, -1, -1), self.shared.expand(num_rows, -1, -1)
+        self, rows: Float[Tensor, "B _ _"]
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B _ D"]]:
+        """Task tokens and shared tokens, repeated for each of `rows`, whose values do not matter.
+
+        Not their number: an exported graph must not take it as fixed.
+        """
+        number = rows.shape[0]
+        return self.task.expand(number, -1, -1), self.shared.expand(number, -1, -1)

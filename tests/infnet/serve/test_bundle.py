@@ -1,0 +1,156 @@
+"""A bundle answers as it was exported, and nothing that is damaged, newer or mixed up is opened."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infnet.features.arrays import to_arrays
+from infnet.features.request import encode_request
+from infnet.serve import bundle as served
+from infnet.serve.bundle import Bundle, difference
+from rayrun import manifest
+from rayrun.config import ConfigError
+
+
+@pytest.fixture(scope="module")
+def bundle(exported) -> Bundle:
+    return Bundle.open(str(exported))
+
+
+@pytest.fixture
+def copy(exported, tmp_path) -> Path:
+    shutil.copytree(exported, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def seal(place: Path, **changes: int) -> None:
+    """Write the manifest anew, as if the content had been exported so."""
+    raw = manifest.read_raw(str(place))
+    manifest.write(
+        str(place),
+        **{"kind": raw["kind"], "format_version": raw["format_version"], **changes},
+        config=raw["config"],
+        exclude=served.NOT_DIGESTED,
+    )
+
+
+def test_it_reproduces_its_own_sample(bundle):
+    bundle.check_sample()
+    assert len(bundle.sample["answer"]) == len(bundle.sample["request"]["candidates"]) >= 4
+    assert list(bundle.sample["answer"][0]) == list(bundle.schema.tasks)
+
+
+def test_a_row_is_scored_alone_as_in_company(bundle):
+    rows = encode_request(bundle.encoder, **bundle.sample["request"])
+    together = bundle.score(rows)
+    assert all(v.dtype == np.float32 and v.shape == (rows.num_rows,) for v in together.values())
+    for at in range(rows.num_rows):
+        alone = bundle.score(to_arrays(rows.slice(at, 1), bundle.schema))
+        for task, values in alone.items():
+            assert values == pytest.approx(together[task][at : at + 1], rel=1e-6)
+
+
+def test_the_answer_depends_on_the_history(bundle):
+    request = bundle.sample["request"]
+    assert len(request["histories"]["clicks"]) > 1
+    without = encode_request(bundle.encoder, **{**request, "histories": {}})
+    answer = np.array([row["click"] for row in bundle.sample["answer"]])
+    assert difference(bundle.score(without)["click"], answer).max() > 1e-3
+
+
+def test_no_rows_have_no_predictions(bundle):
+    none = encode_request(bundle.encoder, **{**bundle.sample["request"], "candidates": []})
+    assert {task: v.shape for task, v in bundle.score(none).items()} == {
+        "click": (0,),
+        "spend": (0,),
+    }
+
+
+def test_neither_torch_nor_ray_is_loaded_to_serve(exported):
+    program = (
+        "import sys\n"
+        "from infnet.serve.bundle import Bundle\n"
+        f"Bundle.open({str(exported)!r}).check_sample()\n"
+        "print(sorted({'torch', 'ray', 'deepspeed'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.onnx",
+        "tables.safetensors",
+        "schema.json",
+        "sample.json",
+        "encoder/encoder.json",
+        "encoder/vocabularies/item.parquet",
+    ],
+)
+def test_one_changed_byte_is_refused(copy, name):
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=f"{name} is damaged: its SHA-256 is not the manifest's"):
+        Bundle.open(str(copy))
+
+
+def test_a_missing_file_is_refused(copy):
+    (copy / "tables.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"tables\.safetensors is missing, the manifest lists it"):
+        Bundle.open(str(copy))
+
+
+def test_how_it_was_made_is_no_part_of_the_digest(bundle, copy):
+    for name in served.NOT_DIGESTED:
+        (copy / name).write_text("changed")
+    assert Bundle.open(str(copy)).digest == bundle.digest
+
+
+def test_a_newer_format_is_refused(copy):
+    seal(copy, format_version=served.FORMAT_VERSION + 1)
+    with pytest.raises(ConfigError, match=r"has format_version 2, .* reads up to 1: install"):
+        Bundle.open(str(copy))
+
+
+def test_something_else_is_refused(trained_run):
+    with pytest.raises(ConfigError, match="of kind 'infnet.run', 'infnet.bundle' is needed"):
+        Bundle.open(str(trained_run))
+
+
+def test_an_answer_that_is_not_reproduced_is_told(copy):
+    sample = json.loads((copy / "sample.json").read_text())
+    sample["answer"][2]["spend"] += 1e-3
+    (copy / "sample.json").write_text(json.dumps(sample))
+    seal(copy)
+    opened = Bundle.open(str(copy))
+    with pytest.raises(
+        ConfigError, match=r"not reproduce its own sample: spend of candidates\[2\]"
+    ):
+        opened.check_sample()
+
+
+def test_parts_of_two_models_are_refused(copy):
+    schema = json.loads((copy / "schema.json").read_text())
+    (copy / "schema.json").write_text(json.dumps({**schema, "encoder_digest": "sha256:other"}))
+    seal(copy)
+    with pytest.raises(ConfigError, match=r"belongs to sha256:other: they are of two models"):
+        Bundle.open(str(copy))
+
+
+def test_a_graph_that_cannot_be_loaded_is_told(copy):
+    (copy / "model.onnx").write_bytes(b"no graph")
+    seal(copy)
+    with pytest.raises(ConfigError, match=r"model\.onnx cannot be loaded \(.*export again"):
+        Bundle.open(str(copy))
+
+
+def test_differences_are_absolute_below_one_and_relative_above():
+    found, expected = np.array([0.5, 1e6 + 1, np.nan, 1.0]), np.array([0.4, 1e6, 1.0, np.inf])
+    assert difference(found, expected) == pytest.approx([0.1, 1e-6, np.inf, np.inf])
