@@ -57,7 +57,11 @@ def export(config: InfnetConfig, out: str, rival: str = "") -> Result:
         recommender, schema, trained = checkpoint.load(place)
         request = _copy_parts(place, staging)
         stored = write_graph(
-            recommender, trained.model, staging / bundle.TABLES, staging / bundle.GRAPH
+            recommender.network,
+            trained.model,
+            schema,
+            staging / bundle.TABLES,
+            staging / bundle.GRAPH,
         )
         encoder = Encoder.read(staging / bundle.ENCODER)
         rows = encode_request(encoder, **request)

@@ -24,7 +24,6 @@ from torch.export import Dim
 
 from infnet.batch import Batch, SequenceBatch
 from infnet.model.base import BaseModel
-from infnet.model.recommender import Recommender
 from infnet.model.tables import EmbeddingTables
 from infnet.schema import Schema, TableSpec
 from infnet.tasks import BaseTask
@@ -47,7 +46,7 @@ class Stored(NamedTuple):
 
 
 def write_graph(
-    recommender: Recommender, config: BaseModel, tables: Path, path: Path
+    network: nn.Module, config: BaseModel, schema: Schema, tables: Path, path: Path
 ) -> dict[str, Stored]:
     """Write the predictions of a recommender as an ONNX graph.
 
@@ -56,17 +55,17 @@ def write_graph(
     float32 [B] per task, in the order of the schema and under its name.
 
     Args:
-        recommender: in `eval()`.
-        config: the model it was built from.
-        tables: safetensors file with the state of its tables, in the directory of `path`.
+        network: in `eval()`, built from `config` for `schema`.
+        config: one of the models.
+        schema: what the network reads and predicts.
+        tables: safetensors file with the state of the tables, in the directory of `path`.
         path: the graph to write.
 
     Returns:
         Where each table lies in `tables`.
     """
-    schema = recommender.schema
     stored = stored_tensors(tables)
-    model = _Flat(_small_tables(config, schema), recommender.network, schema).eval()
+    model = _Flat(_small_tables(config, schema), network, schema).eval()
     inputs, names, shapes = _example(schema)
     with _quiet():
         program = torch.onnx.export(
