@@ -10,7 +10,7 @@ The work is by column: 512 candidates of 100 fields are checked in less time tha
 to decode.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
@@ -273,15 +273,15 @@ def _objects(path: str, values: Any, what: str) -> Any:
     return values
 
 
-def _refuse_unknown(path: str, found: Iterable[str], known: Iterable[str], what: str) -> None:
-    known = list(known)
+def _refuse_unknown(path: str, found: Iterable[str], known: Collection[str], what: str) -> None:
     for name in found:
         if name not in known:
-            there = ", ".join(known[:40]) + (f", … ({len(known)})" if len(known) > 40 else "")
+            names = list(known)
+            there = ", ".join(names[:40]) + (f", … ({len(names)})" if len(names) > 40 else "")
             raise RequestError(
                 422,
                 f"{path}{cut(name)}",
-                f"is unknown{nearest(cut(name), known)}; {what} {there or 'none'}",
+                f"is unknown{nearest(cut(name), names)}; {what} {there or 'none'}",
             )
 
 
@@ -311,9 +311,8 @@ def _array(values: Sequence[Any], kind: JsonType, path: Callable[[int], str]) ->
     try:
         return kind.array(values)
     except BadValueError as bad:
+        needed = kind.item.needed if kind.item and bad.inside else kind.needed
+        found = shown(bad.found)
         raise RequestError(
-            422,
-            path(bad.at) + bad.inside,
-            f"must be {(kind.item or kind).needed if bad.inside else kind.needed} "
-            f"(or null if unknown), found {shown(bad.found)}",
+            422, path(bad.at) + bad.inside, f"must be {needed}, found {found}"
         ) from None
