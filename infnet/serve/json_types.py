@@ -57,7 +57,7 @@ class JsonType:
     needed: str
     """What a value must be, in words."""
     schema: Json
-    """JSON Schema (2020-12) of a value that is there."""
+    """JSON Schema (2020-12) of a value that is there; its `description`, if any, is the unit."""
     one: Callable[[Any], Any]
     """One value, not null, as Arrow takes it; ValueError if it is not as needed."""
     ready: frozenset[type] = frozenset()
@@ -161,8 +161,12 @@ def _integer(arrow: pa.DataType) -> JsonType:
             raise ValueError
         return value
 
-    schema = {"type": "integer", "minimum": low, "maximum": high}
-    return JsonType(arrow, f"an integer from {low} to {high}", schema, one, frozenset([int]))
+    if arrow == pa.int64():
+        needed, schema = "a 64-bit integer", {"type": "integer", "format": "int64"}
+    else:
+        needed = f"an integer from {low} to {high}"
+        schema = {"type": "integer", "minimum": low, "maximum": high}
+    return JsonType(arrow, needed, schema, one, frozenset([int]))
 
 
 def _number(arrow: pa.DataType) -> JsonType:
@@ -179,8 +183,11 @@ def _number(arrow: pa.DataType) -> JsonType:
             raise ValueError
         return number
 
-    schema = {"type": "number", "minimum": -largest, "maximum": largest}
-    return JsonType(arrow, f"a number within ±{largest:.2g}", schema, one, frozenset([float, int]))
+    needed, schema = "a finite number", {"type": "number"}
+    if arrow != pa.float64():
+        needed = f"a number within ±{largest:.2g}"
+        schema |= {"minimum": -largest, "maximum": largest}
+    return JsonType(arrow, needed, schema, one, frozenset([float, int]))
 
 
 def _date(arrow: pa.DataType) -> JsonType:

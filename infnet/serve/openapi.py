@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from infnet.features.encoder import Encoder
 from infnet.serve.bundle import Bundle
+from infnet.serve.json_types import JsonType
 from infnet.serve.request import RequestReader
 from infnet.tasks import BaseTask, BinaryTask
 from rayrun.config import Json
@@ -70,9 +71,9 @@ def _score(bundle: Bundle, options: "ScorerServe") -> Json:
     return {
         "summary": "Score candidates for one user",
         "description": (
-            "A candidate's row is `user`, `context` and the candidate, the later winning: put what "
-            "all candidates share into `user` or `context`. Every column must stand somewhere; "
-            "null means unknown. Statistics of keys are those at the end of training; histories "
+            "A candidate's row is user, context and the candidate, the later winning: put what all "
+            "candidates share into user or context. Every column must stand somewhere; null means "
+            "unknown. Statistics of keys are those at the end of training; histories "
             "are the caller's. The predictions are in the candidates' order and do not depend on "
             f"one another. At most {options.max_candidates:,} candidates and "
             f"{options.max_body_bytes:,} bytes."
@@ -189,8 +190,8 @@ def _row(encoder: Encoder, reader: RequestReader) -> Json:
     properties: Json = {}
     for name, kind in reader.columns.items():
         schema = kind.schema if name in reader.never_null else kind.nullable
-        properties[name] = schema | {"description": _meaning(encoder, name, kind.needed)}
-    return _object(properties, "Columns of a row, each in `user`, `context` or the candidates.")
+        properties[name] = schema | {"description": _meaning(encoder, name, kind)}
+    return _object(properties, "Columns of a row: each stands in user, context or every candidate.")
 
 
 def _event(encoder: Encoder, reader: RequestReader, behaviour: str) -> Json:
@@ -201,7 +202,7 @@ def _event(encoder: Encoder, reader: RequestReader, behaviour: str) -> Json:
         is_time = time is not None and name == time.column
         what = "when it happened" if is_time else f"read by {behaviour}"
         schema = kind.schema if is_time else kind.nullable
-        properties[name] = schema | {"description": f"{what}; {kind.needed}"}
+        properties[name] = schema | {"description": _words(what, kind)}
     where = encoder.demands().histories[behaviour]
     most = f"An event of {behaviour}; the {where.max_length} most recent count."
     if where.where:
@@ -210,7 +211,7 @@ def _event(encoder: Encoder, reader: RequestReader, behaviour: str) -> Json:
     return _object(properties, most, required=list(types))
 
 
-def _meaning(encoder: Encoder, column: str, needed: str) -> str:
+def _meaning(encoder: Encoder, column: str, kind: JsonType) -> str:
     features, roles = encoder.features, encoder.features.roles.names()
     read = [
         f"{name} ({getattr(feature, 'type')})"  # noqa: B009 (each type is a literal of its class)
@@ -220,7 +221,12 @@ def _meaning(encoder: Encoder, column: str, needed: str) -> str:
     is_role = [role for role, name in roles.items() if name == column and role in ("user", "time")]
     words = [f"the {role} of the row" for role in is_role]
     words += [f"read by {_listed(read)}"] if read else []
-    return f"{'; '.join(words)}; {needed}"
+    return _words("; ".join(words), kind)
+
+
+def _words(meaning: str, kind: JsonType) -> str:
+    unit = kind.schema.get("description", "")
+    return f"{meaning}; {unit}" if unit else meaning
 
 
 def _answer(bundle: Bundle) -> Json:

@@ -252,9 +252,11 @@ def _may_refuse(name: str, feature: Feature, log: pa.Schema) -> bool:
 def _types(encoder: Encoder, names: Iterable[str]) -> dict[str, JsonType]:
     log, time = encoder.features.schema, encoder.features.roles.time
     found = {name: json_type(log.field(name).type, name) for name in names}
-    if time and time.column in found and "format" not in found[time.column].schema:
-        described = f"{found[time.column].needed}: {_UNITS[time.unit]}"
-        found[time.column] = replace(found[time.column], needed=described)
+    if time and time.column in found and not pa.types.is_temporal(log.field(time.column).type):
+        kind, unit = found[time.column], _UNITS[time.unit]
+        found[time.column] = replace(
+            kind, needed=f"{kind.needed}: {unit}", schema=kind.schema | {"description": unit}
+        )
     return found
 
 

@@ -223,7 +223,7 @@ def test_a_wrong_structure_is_told_with_its_path(request_, path, message):
 @pytest.mark.parametrize(
     ("name", "value", "path", "message"),
     [
-        ("item", True, "item", "an integer from -9223372036854775808"),
+        ("item", True, "item", "must be a 64-bit integer, found true"),
         ("item", "7", "item", 'found "7"'),
         ("item", 7.5, "item", "found 7.5"),
         ("item", 2**63, "item", "found 9223372036854775808"),
@@ -237,8 +237,8 @@ def test_a_wrong_structure_is_told_with_its_path(request_, path, message):
         ("price", 1e39, "price", "found 1e+39"),
         ("age", 10**400, "age", "found an integer of many digits"),
         ("new", 1, "new", "true or false"),
-        ("steps", "abc", "steps", "an array of values, each a number"),
-        ("steps", [1, 2, "x"], "steps[2]", 'a number within ±1.8e+308, found "x"'),
+        ("steps", "abc", "steps", "an array of values, each a finite number"),
+        ("steps", [1, 2, "x"], "steps[2]", 'a finite number, found "x"'),
         ("pair", [1], "pair", "an array of 2 values"),
         ("past", [1, 2], "past[0]", "text in quotation marks"),
         ("born", "28.2.1990", "born", "an ISO 8601 date such as"),
