@@ -1,9 +1,5 @@
 """`infnet gate`: may the new model replace the live one?"""
 
-# pyright: reportInvalidTypeForm=false
-# KFP reads the named outputs from the annotation itself.
-from typing import NamedTuple
-
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Metrics, Output
 
@@ -21,7 +17,7 @@ def infnet_gate(
     evaluation: str,
     live: str = "",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
-) -> NamedTuple("Outputs", [("uri", str), ("decision", str)]):
+) -> str:
     """Compare the new model with the live one on the same test rows.
 
     Args:
@@ -34,6 +30,10 @@ def infnet_gate(
         evaluation: URI of the evaluation of the new model.
         live: URI of the live bundle; empty: what `serve.live` of the configuration says.
         sets: keys to set in the configuration, `a.b=v`.
+
+    Returns:
+        `pass` or `blocked`; as the unnamed output, for KFP's local runner sees no other in a
+        condition.
     """
     from rayrun.kfp_outputs import fill
     from rayrun.step import run_step
@@ -52,4 +52,4 @@ def infnet_gate(
     )
     assert done.result is not None
     fill(done, comparison, metrics=metrics, report=report)
-    return (done.uri, str(done.result.details["decision"]))
+    return str(done.result.details["decision"])

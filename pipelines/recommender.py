@@ -52,7 +52,7 @@ def recommender(
         evaluated = step("evaluate", infnet_evaluate(**every, data=data, checkpoint=checkpoint))
         evaluation = evaluated.outputs["uri"]
         gate = step("gate", infnet_gate(**every, evaluation=evaluation, live=live))
-        with dsl.If(gate.outputs["decision"] == "pass", name="not-worse-than-live"):
+        with dsl.If(gate.outputs["Output"] == "pass", name="not-worse-than-live"):
             exported = step("export", infnet_export(**every, data=data, checkpoint=checkpoint))
             bundle = exported.outputs["uri"]
             with dsl.If(serve_address != "", name="serve"):

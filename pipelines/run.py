@@ -34,6 +34,8 @@ RUN_NAME = "{{$.pipeline_job_name}}"
 LOOK_EVERY_S = 0.1
 DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 KILLED = 137
+ERROR_LINES = 12
+"""Lines of a step's error that are repeated; its log has all."""
 
 
 class Cancelled(KeyboardInterrupt):
@@ -192,7 +194,8 @@ def explain(ended: Ended, again: str) -> int:
             file=sys.stderr,
         )
         return FAULT
-    print(f"error: the step {step.name} failed: {step.line}\nits log: {log}", file=sys.stderr)
+    said = _error_of(ended.folder, step.name) or step.line
+    print(f"error: the step {step.name} failed: {said}\nits log: {log}", file=sys.stderr)
     return BAD_INPUT if code == BAD_INPUT else FAULT
 
 
@@ -261,6 +264,20 @@ class _Tail:
             self.at += len(whole)
             self.events += events_in(whole.decode("utf-8", errors="replace"))
         return self.events
+
+
+def _error_of(folder: Path, step: str) -> str:
+    """What a step said from its last `error: ` on: a refused configuration takes several lines."""
+    from rayrun.run_record import EVENTS_FILE, events_in
+
+    text = (folder / EVENTS_FILE).read_text(encoding="utf-8", errors="replace")
+    events = [e for e in events_in(text) if e["step"] == step and e["state"] == "running"]
+    lines = [str(event["line"]) for event in events]
+    starts = [at for at, line in enumerate(lines) if line.startswith("error: ")]
+    if not starts:
+        return ""
+    found = lines[starts[-1] : starts[-1] + ERROR_LINES]
+    return "\n  ".join([found[0].removeprefix("error: "), *found[1:]])
 
 
 def _last_line(log: Path) -> str:
