@@ -8,6 +8,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon reports and deaths are noticed
 }
+
+EXIT_S = 5.0
+"""How long processes of a local instance may take to end after it."""
 
 CONNECT_S = 10.0
 """How long an attached cluster may take to accept a connection."""
@@ -57,6 +61,7 @@ def session(compute: LocalCompute | AttachedCompute) -> Generator[None]:
     finally:
         ray.shutdown()
         if temporary is not None:
+            _end_stragglers(temporary)
             shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -140,6 +145,30 @@ def _temporary_files_in(folder: Path) -> Generator[None]:
             del os.environ["TMPDIR"]
         else:
             os.environ["TMPDIR"] = before
+
+
+def _end_stragglers(folder: Path) -> None:
+    """Kill what is left of our instance: a worker of Ray may hang in its exit and outlive it.
+
+    Ours are the processes that have the private folder as their temporary directory.
+    """
+    until = time.monotonic() + EXIT_S
+    while (left := _processes_of(folder)) and time.monotonic() < until:
+        time.sleep(0.05)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _processes_of(folder: Path) -> list[int]:
+    found: list[int] = []
+    for place in Path("/proc").glob("[0-9]*/environ"):  # nothing where there is no /proc
+        try:
+            if f"TMPDIR={folder}".encode() in place.read_bytes().split(b"\0"):
+                found.append(int(place.parent.name))
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
 
 
 def _attach(address: str) -> None:

@@ -1,6 +1,7 @@
 """A Ray of our own: opened for a run, closed after it, never somebody else's."""
 
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -22,8 +23,15 @@ def private_directories():
     }
 
 
+@ray.remote
+def linger():
+    """Start a process that outlives its worker, as a worker that hangs in its exit does."""
+    return subprocess.Popen(["sleep", "300"], start_new_session=True).pid
+
+
 @pytest.mark.ray
-def test_a_session_leaves_nothing_and_inner_sessions_share_it():
+def test_a_session_leaves_nothing_and_inner_sessions_share_it(monkeypatch):
+    monkeypatch.setattr("rayrun.ray.session.EXIT_S", 0.5)
     before = private_directories()
     with session(SMALL):
         assert ray.is_initialized()
@@ -33,6 +41,10 @@ def test_a_session_leaves_nothing_and_inner_sessions_share_it():
         with session(SMALL):
             pass
         assert ray.is_initialized()
+        pid = ray.get(linger.remote())
+        assert Path(f"/proc/{pid}").exists()
+    state = Path(f"/proc/{pid}/stat")
+    assert not state.exists() or state.read_text().rsplit(")")[-1].split()[0] == "Z"
     assert not ray.is_initialized()
     assert not own.exists()
 
