@@ -242,6 +242,8 @@ class _Child:
                 print(line, file=to, flush=True)  # must not wait for a pipe that nobody empties
             if line.startswith("error: "):
                 self.last_error = line.removeprefix("error: ")
+            elif self.last_error and line.startswith(" ") and to is sys.stderr:
+                self.last_error += " " + line.strip()  # one line per wrong key
             if line.strip():
                 self.last = line.strip()
                 self.events.write("running", line=self.last)

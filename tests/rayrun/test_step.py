@@ -160,6 +160,7 @@ def test_events_of_many_steps_at_once_stay_whole_lines():
     ("say", "code", "says"),
     [
         ("bad", 2, "bad input (exit code 2): rows.txt must have a column 'user', found only"),
+        ("[]", 2, "bad input (exit code 2): toy.yaml is not a valid Toy: say: "),
         ("fault", 1, "a fault of the program (exit code 1): this is a fault of the program"),
         ("kill", 137, "killed (exit code 137), most often because the memory ran out"),
         ("abort", 134, "killed by SIGABRT (exit code 134); run it again to go on"),
