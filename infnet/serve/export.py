@@ -23,6 +23,7 @@ from infnet.schema import Schema
 from infnet.serve import bundle
 from infnet.serve.bundle import Bundle, difference
 from infnet.serve.onnx_graph import write_graph
+from infnet.tasks import BaseTask
 from infnet.train import checkpoint
 from rayrun import manifest, storage
 from rayrun.config import ConfigError, Json
@@ -70,7 +71,7 @@ def export(config: InfnetConfig, out: str, rival: str = "") -> Result:
         _write_json(staging / bundle.SAMPLE, {"request": request, "answer": answer})
         _seal(staging, config, trained, run, place)
         written = Bundle.open(str(staging))
-        parity = check_parity(written.score(rows), expected)
+        parity = check_parity(written.score(rows), expected, schema.tasks)
         sizes = {name: (staging / name).stat().st_size for name in (bundle.GRAPH, bundle.TABLES)}
         details: Json = {
             "digest": written.digest,
@@ -89,17 +90,20 @@ def export(config: InfnetConfig, out: str, rival: str = "") -> Result:
 
 
 def check_parity(
-    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+    found: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+    tasks: Mapping[str, BaseTask],
 ) -> dict[str, float]:
     """The largest difference of the graph from torch, by task.
 
     Raises:
         RuntimeError: it is above 1e-5.
     """
-    parity = {task: float(difference(found[task], v).max()) for task, v in expected.items()}
+    apart = {name: difference(found[name], expected[name], task) for name, task in tasks.items()}
+    parity = {name: float(values.max()) for name, values in apart.items()}
     task = max(parity, key=lambda name: parity[name])
     if parity[task] > bundle.TOLERANCE:
-        at = int(difference(found[task], expected[task]).argmax())
+        at = int(apart[task].argmax())
         raise RuntimeError(
             f"the exported graph must predict as torch does, to {bundle.TOLERANCE:g}: {task} of "
             f"candidates[{at}] is {found[task][at]} in the graph and {expected[task][at]} in "

@@ -27,7 +27,7 @@ def unsmooth(smoothed: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """g⁻¹; the exponent is capped at 20, so an amount is at most about 4.9·10⁸."""
     import torch
 
-    tail = (smoothed - KNEE).clamp(0, MAX_EXPONENT).exp() + (KNEE - 1)
+    tail = (smoothed - KNEE).clamp(0.0, MAX_EXPONENT).exp() + (KNEE - 1)
     return torch.where(smoothed > KNEE, tail, smoothed)
 
 
@@ -107,4 +107,4 @@ class RegressionTask(BaseTask):
         amount = logits[:, 0] * self.scale
         if self.target == "smoothed":
             amount = unsmooth(amount)
-        return amount.clamp(min=0) if self.non_negative else amount
+        return amount.clamp(min=0.0) if self.non_negative else amount

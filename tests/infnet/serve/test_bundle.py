@@ -13,6 +13,7 @@ from infnet.features.arrays import to_arrays
 from infnet.features.request import encode_request
 from infnet.serve import bundle as served
 from infnet.serve.bundle import Bundle, difference
+from infnet.tasks import RegressionTask
 from rayrun import manifest
 from rayrun.config import ConfigError
 
@@ -154,3 +155,10 @@ def test_a_graph_that_cannot_be_loaded_is_told(copy):
 def test_differences_are_absolute_below_one_and_relative_above():
     found, expected = np.array([0.5, 1e6 + 1, np.nan, 1.0]), np.array([0.4, 1e6, 1.0, np.inf])
     assert difference(found, expected) == pytest.approx([0.1, 1e-6, np.inf, np.inf])
+
+
+def test_smoothed_amounts_are_compared_as_the_network_says_them():
+    watch = RegressionTask(label="watch", target="smoothed")
+    found, expected = np.array([99 + np.exp(5.0001), 50.1]), np.array([99 + np.exp(5.0), 50.0])
+    assert difference(found, expected, watch) == pytest.approx([1e-4 / 105, 2e-3], rel=1e-3)
+    assert difference(found, expected)[0] > 5e-5
