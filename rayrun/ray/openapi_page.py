@@ -58,6 +58,11 @@ def page(document: Json, root: str = "") -> bytes:
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
     ]
+    sections += [
+        f'<section id="{escape(name)}"><h2><code>{escape(name)}</code></h2>'
+        f"<p>{escape(schema.get('description', ''))}</p>{_table(schema)}</section>"
+        for name, schema in document.get("components", {}).get("schemas", {}).items()
+    ]
     return (
         "<!doctype html>\n<html lang=en><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width">'
@@ -78,8 +83,7 @@ def _section(document: Json, path: str, method: str, operation: Json) -> str:
     if text := operation.get("description"):
         parts.append(f"<p>{escape(text)}</p>")
     if body := _content(document, operation.get("requestBody")):
-        rows = "".join(_rows(document, body.get("schema", {}), ""))
-        parts.append("<h3>Request</h3><table><tr><th>field<th>type<th></tr>" + rows + "</table>")
+        parts.append(f"<h3>Request</h3><p>{_type(body.get('schema', {}))}</p>")
         if method == "post":
             example = json.dumps(_example(document, body), indent=1, ensure_ascii=False)
             parts.append(
@@ -98,32 +102,41 @@ def _section(document: Json, path: str, method: str, operation: Json) -> str:
     return "".join([*parts, "</section>"])
 
 
-def _rows(document: Json, schema: Json, path: str) -> list[str]:
-    schema = _resolve(document, schema)
+def _table(schema: Json) -> str:
+    rows = "".join(_rows(schema, ""))
+    return f"<table><tr><th>field<th>type<th>meaning</tr>{rows}</table>"
+
+
+def _rows(schema: Json, path: str) -> list[str]:
+    """The fields of an object and of the objects in it, up to references, which are linked."""
     rows: list[str] = []
-    if path:
-        cells = (f"<code>{escape(path)}</code>", escape(_type(schema)), escape(_words(schema)))
-        rows.append("<tr><td>" + "<td>".join(cells) + "</tr>")
+    required: list[str] = schema.get("required", [])
     for name, inner in schema.get("properties", {}).items():
-        rows += _rows(document, inner, f"{path}.{name}" if path else name)
-    if items := schema.get("items"):
-        rows += [
-            row
-            for name, inner in _resolve(document, items).get("properties", {}).items()
-            for row in _rows(document, inner, f"{path}[].{name}")
-        ]
+        place = f"{path}.{name}" if path else name
+        mark = ", required" if name in required else ""
+        cells = (f"<code>{escape(place)}</code>", _type(inner) + mark, escape(_words(inner)))
+        rows.append("<tr><td>" + "<td>".join(cells) + "</tr>")
+        rows += _rows(inner, place)
+        rows += _rows(inner.get("items", {}), f"{place}[]")
     return rows
 
 
 def _type(schema: Json) -> str:
+    if "$ref" in schema:
+        name = escape(str(schema["$ref"]).rpartition("/")[2])
+        return f'<a href="#{name}">{name}</a>'
     found = schema.get("type", "")
+    if found == "array" and "items" in schema:
+        return f"array of {_type(schema['items'])}"
     if isinstance(found, list):
-        return " or ".join(map(str, cast(list[Any], found)))
-    return str(found) if found else " or ".join(_type(one) for one in schema.get("anyOf", []))
+        return " or ".join(escape(str(one)) for one in cast(list[Any], found))
+    return escape(str(found)) or " or ".join(_type(one) for one in schema.get("anyOf", []))
 
 
 def _words(schema: Json) -> str:
     words = [str(schema["description"])] if "description" in schema else []
+    if "enum" in schema:
+        words.append("one of " + ", ".join(map(str, schema["enum"])))
     for name in ("format", "minimum", "maximum", "minItems", "maxItems"):
         if name in schema:
             words.append(f"{name} {schema[name]}")
