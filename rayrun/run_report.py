@@ -191,22 +191,21 @@ def _relative(run: storage.Uri, uri: str) -> str:
 
 
 def _models(report: Report, results: Mapping[str, Result | None]) -> None:
-    """The model beside its rivals, from the last step that measured them."""
-    measured = [r for r in results.values() if r is not None and r.metrics and r.baselines]
-    if not measured:
-        return
-    last = measured[-1]
-    models = {"model": last.metrics, **last.baselines}
-    rows: list[list[Value]] = []
-    for task, metrics in last.metrics.items():
-        name = next((n for n in HEADLINES if metrics.get(n) is not None), None)
-        if name is not None:
-            values = [found.get(task, {}).get(name) for found in models.values()]
-            rows.append([f"{task} {name}", *values])
-    if rows:
-        report.heading("Model and rivals")
-        caption = f"`{last.verb}` on the {last.split} rows; intervals are in its own report."
-        report.table(["metric", *models], rows, caption=caption.replace("`", ""))
+    """The model beside others, once for each step that measured them on the test rows."""
+    for step, result in results.items():
+        if result is None or result.split != "test" or not result.baselines:
+            continue
+        models = {"model": result.metrics, **result.baselines}
+        rows: list[list[Value]] = []
+        for task, metrics in result.metrics.items():
+            name = next((n for n in HEADLINES if metrics.get(n) is not None), None)
+            if name is not None:
+                values = [found.get(task, {}).get(name) for found in models.values()]
+                rows.append([f"{task} {name}", *values])
+        if rows:
+            report.heading(f"The model beside {', '.join(result.baselines)}")
+            caption = f"Test rows, measured by {step}; intervals are in its own report."
+            report.table(["metric", *models], rows, caption=caption)
 
 
 def _answers(report: Report, answers: Sequence[Mapping[str, Any]]) -> None:

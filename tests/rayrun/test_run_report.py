@@ -20,7 +20,7 @@ def event(step, state, line="", seconds=0.0, uri="", code=None):
 def stored(place, metrics=None, baselines=None, details=None):
     place.mkdir(parents=True)
     Result.of(
-        "train", Config(), started=0, split="valid", rows=1234,
+        "train", Config(), started=0, split="test", rows=1234,
         metrics=metrics or {}, baselines=baselines or {}, details=details or {},
     ).write(place)  # fmt: skip
     (place / "report.html").write_text("")
@@ -109,7 +109,7 @@ def test_the_report_links_the_steps_and_shows_what_they_found(run):
     assert "61.2" in page
     assert "1,234" in page
     assert "click auc 0.7500" in page
-    assert "floor" in page
+    assert "The model beside floor" in page
     assert "The gate blocked the new model:</strong> click is worse" in page
     assert "the best 1 of 7 candidates, answered in 1.2 ms" in page
     status = json.loads((run / "status.json").read_text())
