@@ -55,7 +55,7 @@ def _table(title: str, steps: Mapping[str, Any]) -> Any:
 
     table = Table(title=title, title_justify="left", title_style="bold", box=None, expand=True)
     table.add_column("step", no_wrap=True)
-    table.add_column("", no_wrap=True, min_width=9)
+    table.add_column("state", no_wrap=True, min_width=9)
     table.add_column("time", justify="right", no_wrap=True, min_width=11)
     table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
     for step in steps.values():
