@@ -17,8 +17,8 @@ def finish(
 ):
     """Write `status.json` and `report.html` of the run, whether it ended well or not.
 
-    The records of the steps say what happened. The state that KFP reports is only noted: of a run
-    that was terminated it is still `RUNNING`.
+    The records of the steps say what happened. KFP's state counts where a step has left none: of a
+    run that was terminated it is still `RUNNING`.
 
     Args:
         report: the report of the run, which links those of its steps.

@@ -42,7 +42,8 @@ def write_report(
         run: directory of the run's records.
         pipeline: its name.
         names: names of all steps, in their order.
-        backend_state: what KFP says of the end; noted, not believed.
+        backend_state: what KFP says of the end. The records come first: of a run that was
+            terminated KFP says `RUNNING`, and the step that it ended has left none.
         interrupted: the run was stopped by whoever started it.
         answers: what the deployed model answered to a few requests: `user`, `candidates`,
             `milliseconds`, `top` (rows of the best candidates: values by name).
@@ -50,7 +51,7 @@ def write_report(
     steps = read_steps(run, names)
     results = {name: _result(step) for name, step in steps.items()}
     failed = [step for step in steps.values() if step.state == "failed"]
-    state: RunState = "interrupted" if interrupted else "failed" if failed else "succeeded"
+    state = _state(bool(failed), interrupted, backend_state)
     _write_status(run, pipeline, state, backend_state, steps, results)
     report = Report(f"{pipeline}: {state}", subtitle=_subtitle(run, steps))
     for sentence in _sentences(state, failed, results):
@@ -93,6 +94,14 @@ def headline(result: Result | None) -> str:
 
 
 # ---------------------------------------------------------------------------------------------
+
+
+def _state(failed: bool, interrupted: bool, backend_state: str) -> RunState:
+    if interrupted:
+        return "interrupted"
+    if failed or backend_state == "FAILED":
+        return "failed"
+    return "succeeded" if backend_state in ("", "SUCCEEDED") else "interrupted"
 
 
 def _result(step: Step) -> Result | None:

@@ -103,7 +103,7 @@ def test_the_report_links_the_steps_and_shows_what_they_found(run):
         "milliseconds": 1.25,
         "top": [{"video_id": 4, "click": 0.5}],
     }
-    page = write_report(run, "recommender", NAMES, backend_state="RUNNING", answers=[answer])
+    page = write_report(run, "recommender", NAMES, backend_state="SUCCEEDED", answers=[answer])
     assert page == (run / "report.html").read_text()
     assert '<a href="../../store/train/1/report.html">train</a></td><td>cached</td>' in page
     assert "61.2" in page
@@ -113,7 +113,7 @@ def test_the_report_links_the_steps_and_shows_what_they_found(run):
     assert "The gate blocked the new model:</strong> click is worse" in page
     assert "the best 1 of 7 candidates, answered in 1.2 ms" in page
     status = json.loads((run / "status.json").read_text())
-    assert (status["state"], status["backend_state"]) == ("succeeded", "RUNNING")
+    assert (status["state"], status["backend_state"]) == ("succeeded", "SUCCEEDED")
     assert {n: s["state"] for n, s in status["steps"].items()} == {
         "prepare": "done", "train": "cached", "gate": "done", "export": "skipped",
     }  # fmt: skip
@@ -160,3 +160,18 @@ def test_outputs_of_kfp_are_filled_from_the_result(tmp_path):
     }  # fmt: skip
     assert metrics.metadata == {"metrics.click.auc": 0.75}
     assert (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("backend", "state"),
+    [
+        ("SUCCEEDED", "succeeded"),
+        ("", "succeeded"),
+        ("FAILED", "failed"),
+        ("RUNNING", "interrupted"),
+    ],
+)
+def test_without_a_record_of_the_step_that_ended_the_backend_is_asked(run, backend, state):
+    write(run, event("prepare", "done", code=0))
+    write_report(run, "p", NAMES, backend_state=backend)
+    assert json.loads((run / "status.json").read_text())["state"] == state
