@@ -18,7 +18,7 @@ from rayrun import manifest, storage
 from rayrun.config import ConfigError
 from rayrun.metrics import Result
 from rayrun.ray.compute import LocalCompute
-from rayrun.ray.ingress import unavailable
+from rayrun.ray.ingress import uses_haproxy
 from rayrun.ray.serve import (
     check_port,
     check_replicas,
@@ -103,9 +103,7 @@ def plan(config: InfnetConfig, out: str) -> str:
     if isinstance(config.compute, LocalCompute):
         check_port(options)
         check_replicas(config.compute, options)
-        reason = unavailable()
-        proxy = "HAProxy" if options.ingress != "python" and not reason else "Serve's own proxy"
-        lines.append(f"ingress: {proxy}" + (f" ({reason})" if reason else ""))
+        lines.append("ingress: " + ("HAProxy" if uses_haproxy(options) else "Serve's own proxy"))
     port = options.port or "(any free port)"
     lines += [
         f"address: http://{options.host}:{port}{options.route_prefix.rstrip('/')}/score",

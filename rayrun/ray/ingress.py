@@ -41,13 +41,7 @@ def ingress(options: ServeOptions) -> Generator[str]:
     Raises:
         ConfigError: `ingress: haproxy` cannot be had here.
     """
-    reason = unavailable()
-    if options.ingress == "haproxy" and reason:
-        raise ConfigError(
-            f"serve.ingress: haproxy cannot be had here: {reason}; use auto, which takes Serve's "
-            "own proxy then, or python"
-        )
-    if options.ingress == "python" or reason:
+    if not uses_haproxy(options):
         with _environment({"RAY_SERVE_ENABLE_HA_PROXY": "0"}):
             yield "python"
         return
@@ -60,7 +54,22 @@ def ingress(options: ServeOptions) -> Generator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def unavailable() -> str:
+def uses_haproxy(options: ServeOptions) -> bool:
+    """Whether a local Ray is started with HAProxy.
+
+    Raises:
+        ConfigError: it is asked for and cannot be had.
+    """
+    reason = _unavailable()
+    if options.ingress == "haproxy" and reason:
+        raise ConfigError(
+            f"serve.ingress: haproxy cannot be had here: {reason}; use auto, which takes Serve's "
+            "own proxy then, or python"
+        )
+    return options.ingress != "python" and not reason
+
+
+def _unavailable() -> str:
     """Why HAProxy cannot be had on this machine; empty if it can."""
     if sys.platform != "linux":
         return f"Ray brings it for Linux, this is {sys.platform}"
