@@ -13,8 +13,6 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ray import serve
-
 from infnet.config import ScorerServe
 from infnet.serve.bundle import Bundle
 from infnet.serve.decode import RequestError
@@ -45,8 +43,8 @@ Answer = tuple[bytes, str]
 """Body and content type of a 200."""
 
 
-def build(options: ScorerServe, bundle_uri: str) -> serve.Application:
-    """The application that serves the bundle at `bundle_uri`; nothing is opened yet."""
+def build(options: ScorerServe, bundle_uri: str) -> Any:
+    """The `ray.serve.Application` that serves the bundle at `bundle_uri`; nothing is opened yet."""
     return application(Scorer, options, bundle_uri, options)
 
 
