@@ -192,6 +192,8 @@ def test_two_applications_stand_side_by_side_and_one_can_be_ended(url):
     serve.undeploy("beside", "never there")
     with pytest.raises(ConfigError, match="it says: status 404"):
         serve.wait_until_healthy(at, "neighbour", 1)
+    with pytest.raises(RuntimeError, match="'beside' was ended by somebody else"):
+        serve.wait_while_serving("beside")
     assert model(url)
 
 
