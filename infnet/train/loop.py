@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from infnet import sections
 from infnet.config import InfnetConfig
 from infnet.data.loader import TrainLoader
 from infnet.schema import Schema
@@ -70,7 +71,8 @@ def fit(worker: Worker, config: InfnetConfig, schema: Schema, place: Place) -> J
     )
     total_steps = train.epochs * loader.steps_per_epoch
     learner = Learner(config, schema, arithmetic, worker, total_steps=total_steps)
-    journal = Journal({"config": config.digest(), "schema": checkpoint.schema_digest(schema)})
+    same = {"config": config.digest(sections.TRAIN), "schema": checkpoint.schema_digest(schema)}
+    journal = Journal(same)
     if newest := worker.latest_checkpoint():
         journal.restore(newest)
         learner.load(newest)
