@@ -45,8 +45,11 @@ class Place:
     checkout: Path
     root: Path
     scratch: str
+    before: frozenset[Path] = frozenset()
+    """Events of the runs that there were when the last one was started."""
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        self.before = frozenset(self.root.glob("runs/*/events.jsonl"))
         command = [sys.executable, "-m", "pipelines", "run", "recommender", "config=run.yaml"]
         return subprocess.Popen(
             [*command, "--root", str(self.root), *arguments],
@@ -77,11 +80,11 @@ class Place:
         return Run(folder, out, err, json.loads((folder / "status.json").read_text()))
 
     def wait_for(self, child: "subprocess.Popen[str]", step: str, line: str) -> None:
-        """Until a step of the newest run says a line that begins so."""
+        """Until a step of the run that was just started says a line that begins so."""
         until = time.monotonic() + 300
         while time.monotonic() < until:
             assert child.poll() is None, child.communicate()
-            for events in sorted(self.root.glob("runs/*/events.jsonl"))[-1:]:
+            for events in set(self.root.glob("runs/*/events.jsonl")) - self.before:
                 for said in events.read_text().splitlines():
                     event = json.loads(said)
                     if event["step"] == step and event["line"].startswith(line):
