@@ -20,6 +20,10 @@ STATUS_FILE, REPORT_FILE = "status.json", "report.html"
 
 RunState = Literal["succeeded", "failed", "interrupted"]
 
+INTERRUPTED = 130
+FOUND_LETTERS = 60
+"""Of what a step found, in the table; its report and `status.json` say all."""
+
 HEADLINES = ("auc", "ndcg@10", "gini", "r2", "rmse", "logloss")
 """The first of these that a task has stands in the table."""
 
@@ -87,13 +91,19 @@ def headline(result: Result | None) -> str:
         return str(details["url"])
     words: list[str] = []
     for task, metrics in result.metrics.items():
-        name = next((n for n in HEADLINES if metrics.get(n) is not None), None)
-        if name is not None:
+        name = _metric(result, metrics)
+        if name:
             words.append(f"{task} {name} {metrics[name]:.4f}")
     return ", ".join(words[:3]) + (", …" if len(words) > 3 else "")
 
 
 # ---------------------------------------------------------------------------------------------
+
+
+def _metric(result: Result, metrics: Mapping[str, float | None]) -> str:
+    """The metric of a task that stands for it: the one a step decided by, or a headline."""
+    wanted = (str(result.details.get("metric", "")), *HEADLINES)
+    return next((name for name in wanted if metrics.get(name) is not None), "")
 
 
 def _state(failed: bool, interrupted: bool, backend_state: str) -> RunState:
@@ -160,6 +170,8 @@ def _sentences(
 ) -> list[str]:
     found: list[str] = []
     for step in failed:
+        if step.exit_code == INTERRUPTED:
+            continue
         code = f" (exit code {step.exit_code})" if step.exit_code is not None else ""
         found.append(f"**{step.name} failed{code}:** `{step.line.replace('`', chr(39))}`")
     if state == "interrupted":
@@ -175,13 +187,14 @@ def _row(run: storage.Uri, step: Step, result: Result | None) -> list[Value]:
     page = storage.join(step.uri, REPORT_FILE) if step.uri else ""
     ended_well = step.state in ("done", "cached")
     linked = ended_well and _there(page)
-    state = "ran" if step.state == "done" else step.state
+    state = "interrupted" if step.exit_code == INTERRUPTED else step.state
+    found = headline(result) or (step.line if step.state == "failed" else "")
     return [
         Link(step.name, _relative(run, page)) if linked else step.name,
-        state,
+        "ran" if state == "done" else state,
         None if step.state == "skipped" else f"{step.seconds:,.1f}",
         None if result is None or not result.rows else result.rows,
-        headline(result) or (step.line if step.state == "failed" else "") or None,
+        (found if len(found) <= FOUND_LETTERS else f"{found[:FOUND_LETTERS]} …") or None,
     ]
 
 
@@ -207,8 +220,8 @@ def _models(report: Report, results: Mapping[str, Result | None]) -> None:
         models = {"model": result.metrics, **result.baselines}
         rows: list[list[Value]] = []
         for task, metrics in result.metrics.items():
-            name = next((n for n in HEADLINES if metrics.get(n) is not None), None)
-            if name is not None:
+            name = _metric(result, metrics)
+            if name:
                 values = [found.get(task, {}).get(name) for found in models.values()]
                 rows.append([f"{task} {name}", *values])
         if rows:

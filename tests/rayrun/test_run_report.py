@@ -124,7 +124,10 @@ def test_a_failure_and_an_interruption_are_told(run):
     page = write_report(run, "p", NAMES)
     assert "<strong>train failed (exit code 2):</strong>" in page
     assert "&lt;b&gt;" in page
+    write(run, event("train", "failed", "interrupted", seconds=1, code=130))
     page = write_report(run, "p", NAMES, interrupted=True)
+    assert "train failed" not in page
+    assert "<td>train</td><td>interrupted</td>" in page
     assert "p: interrupted" in page
     assert "the same command goes on where it stopped" in page
 
