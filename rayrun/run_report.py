@@ -69,12 +69,14 @@ def write_report(
     _models(report, results)
     if answers:
         _answers(report, answers)
-    report.heading("Where things are")
-    report.table(
-        ["step", "output"],
-        [[s.name, _relative(run, s.uri)] for s in steps.values() if s.uri],
-        caption="Relative to this report where they are on the same disk.",
-    )
+    places: list[list[Value]] = [[s.name, _relative(run, s.uri)] for s in steps.values() if s.uri]
+    if places:
+        report.heading("Where things are")
+        report.table(
+            ["step", "output"],
+            places,
+            caption="Relative to this report where they are on the same disk.",
+        )
     page = report.html()
     storage.write_bytes(storage.join(run, REPORT_FILE), page.encode())
     return page
