@@ -23,11 +23,8 @@ install: .venv/installed ## .venv with everything (CPU or CUDA torch, as the ind
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-run: install ## raw log -> prepared data -> trained model and rivals -> evaluation -> HTML report
-	@$(BIN)/infnet prepare $(CONFIG) --out $(OUT)/data
-	@$(BIN)/infnet train $(CONFIG) --set inputs.data=$(OUT)/data --out $(OUT)/train
-	@$(BIN)/infnet evaluate $(OUT)/train --out $(OUT)/evaluate
-	@echo "report: $(abspath $(OUT))/evaluate/report.html"
+run: install ## raw log -> trained model and rivals -> gate -> serving over HTTP -> report (EXIT=1: end after the requests)
+	@$(BIN)/python -m pipelines run recommender --root $(OUT) --serve $(if $(EXIT),--exit) config=$(CONFIG) live=$(abspath $(OUT))/live
 
 test: install ## all CPU tests (set INFNET_DATA to include those on real data)
 	@$(BIN)/python -m pytest

@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infnet.config import InfnetConfig
+from infnet.config import InfnetConfig, ScorerServe
 from infnet.data.prepare import prepare
 from infnet.serve.bundle import Bundle
 from infnet.serve.export import export
@@ -251,7 +251,7 @@ def main() -> None:
     try:
         bundle_uri = make_bundle(folder)
         bundle = Bundle.open(bundle_uri)
-        predictor = Predictor(bundle, bundle.config.serve)
+        predictor = Predictor(bundle, ScorerServe())
         sizes = [(c, e) for e in given.events for c in given.candidates]
         bodies = {size: request(*size) for size in sizes}
         found: dict[str, dict[tuple[int, int], np.ndarray]] = {}
