@@ -3,7 +3,7 @@
     out/data/              the prepared dataset, unless `inputs.data` names one
         seed-<k>/train     a run of `infnet train`, resumable
         seed-<k>/evaluate  its evaluation on the split
-        result.json  report.html  manifest.json  config.yaml
+        result.json  report.html  table.md  manifest.json  config.yaml
 
 A seed draws the initial weights, the order of the rows and the dropout; the data is the same.
 """
@@ -88,6 +88,7 @@ def compare(config: InfnetConfig, out: str, split: str = "test") -> Result:
     result.write(root)
     (root / manifest.CONFIG_FILE).write_text(config.to_yaml(), encoding="utf-8")
     _report(config, compared, split).write(root / "report.html")
+    storage.write_bytes(root / "table.md", table(config, compared, split).encode())
     inputs = {"data": manifest.read_raw(data)["config_digest"]}
     manifest.write(
         root,
@@ -152,8 +153,8 @@ def _report(config: InfnetConfig, compared: Comparison, split: str) -> Report:
         metrics = [m for m in config.compare.metrics if m in by_model[compared.first]]
         page.heading(task)
         page.table(
-            ["model", *metrics],
-            [[model, *(_mean(rows[m]) for m in metrics)] for model, rows in by_model.items()],
+            ["metric", *models],
+            [[m, *(_mean(by_model[model][m], "\n± ") for model in models)] for m in metrics],
             f"{task}: mean over {len(config.compare.seeds)} seeds",
         )
         page.table(
@@ -166,10 +167,41 @@ def _report(config: InfnetConfig, compared: Comparison, split: str) -> Report:
     return page
 
 
-def _mean(row: Row) -> str:
+def table(config: InfnetConfig, compared: Comparison, split: str) -> str:
+    """The comparison in Markdown, `table.md`: one table of means, one of differences."""
+    models = list(dict.fromkeys(row.model for row in compared.rows))
+    means: list[list[Value]] = []
+    differences: list[list[Value]] = []
+    for task in _tasks(compared):
+        by_model = {
+            model: {r.metric: r for r in compared.rows if (r.model, r.task) == (model, task)}
+            for model in models
+        }
+        metrics = [m for m in config.compare.metrics if m in by_model[compared.first]]
+        means += [[task, m, *(_mean(by_model[x][m], " ± ") for x in models)] for m in metrics]
+        differences += [[task, *row] for row in _differences(by_model, compared.first, metrics)]
+    seeds = len(config.compare.seeds)
+    return (
+        f"{config.name}, {split} split: {compared.num_rows:,} rows of {compared.num_users:,} "
+        f"users, {seeds} seeds; mean ± standard deviation between seeds\n\n"
+        + _markdown(["task", "metric", *models], means)
+        + f"\n{compared.first} minus each rival; 95 % intervals over users and seeds\n\n"
+        + _markdown(
+            ["task", "metric", "rival", "difference", "95 % interval", "smallest told", "better"],
+            differences,
+        )
+    )
+
+
+def _markdown(headers: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
+    lines: list[Sequence[Value]] = [headers, ["---"] * len(headers), *rows]
+    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
+
+
+def _mean(row: Row, between: str) -> str:
     if row.mean is None:
         return "–"
-    return f"{row.mean:.4f}" + (f" ± {row.seed_sd:.4f}" if row.seed_sd is not None else "")
+    return f"{row.mean:.4f}" + (f"{between}{row.seed_sd:.4f}" if row.seed_sd is not None else "")
 
 
 def _differences(

@@ -29,7 +29,7 @@ from infnet.data.passes import KEY, ROW_ID, SPLIT, TIME, History, Pass, Statisti
 from infnet.data.quarantine import too_many
 from infnet.data.rows import Findings, RowReader
 from infnet.data.shards import FORMAT_VERSION, KIND, SPLITS
-from infnet.data.split import Splitter, moment
+from infnet.data.split import Splitter, about_unit, as_written, moment
 from infnet.data.tasks import ORDER
 from infnet.features.encoder import Encoder
 from infnet.features.feature_set import FeatureSet
@@ -63,7 +63,7 @@ def plan(config: InfnetConfig, out: str) -> str:
     lines = [f"{reader.log.name}: {len(reader.fragments)} fragments, columns read:"]
     for name in reader.columns:
         lines.append(f"  {name}: {reader.log.schema.field(name).type}")
-    lines.append(f"split: {config.data.split!r}")
+    lines.append(f"split: {as_written(config.data.split)}")
     lines.append(f"statistics: {config.data.statistics}")
     demands = reader.features.demands()
     lines += [f"vocabulary {n}: {d!r}" for n, d in demands.vocabularies.items()]
@@ -233,9 +233,11 @@ class _Preparation:
                 + (f" ({moment(span[0])} to {moment(span[1])})" if span else "")
                 for name, count, span in zip(SPLITS, findings.rows, findings.times, strict=True)
             ]
+            split = as_written(self.config.data.split)
             raise ConfigError(
                 f"data.split leaves {' and '.join(empty)} empty: {'; '.join(spans)}; the split is "
-                f"by {self.reader.splitter.column}: {self.config.data.split!r}; move the cuts"
+                f"by {self.reader.splitter.column}: {split}; move the cuts"
+                + about_unit(self.reader.log.columns, findings.times)
             )
 
     # -- histories and statistics -----------------------------------------------------------

@@ -1,6 +1,8 @@
 """Which split a row belongs to: `data.split` of the configuration, applied to raw rows."""
 
 import datetime
+import json
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +16,9 @@ from rayrun.data.columns import Columns, TimeUnit, iso_milliseconds, to_millisec
 
 NO_SPLIT = -1
 """Code of a row whose split cannot be told; the others are positions in `SPLITS`."""
+
+LIKELY = (631_152_000_000, 4_102_444_800_000)
+"""Milliseconds of 1990 and 2100: what lies outside is rather a wrong unit than a time."""
 
 
 class Splitter:
@@ -128,6 +133,27 @@ class Splitter:
                 f"found {value!r}"
             )
         return found
+
+
+def as_written(split: TimeSplit | ColumnSplit | HashSplit) -> str:
+    """A split as it stands in YAML, on one line."""
+    parts = [
+        f"{key}: {json.dumps(value, ensure_ascii=False)}" if key != "type" else f"type: {value}"
+        for key, value in split.to_dict().items()
+        if value != ""
+    ]
+    return "{" + ", ".join(parts) + "}"
+
+
+def about_unit(columns: Columns, spans: Iterable[tuple[int, int] | None]) -> str:
+    """A hint where times (first and last, milliseconds) are those of a wrong unit; else nothing."""
+    ends = [end for span in spans if span for end in span]
+    if columns.time is None or all(LIKELY[0] <= end < LIKELY[1] for end in ends):
+        return ""
+    return (
+        f", or correct data.source.columns.time.unit ({columns.time.unit}): no log has such times "
+        f"in {columns.time.column}"
+    )
 
 
 def moment(milliseconds: int) -> str:

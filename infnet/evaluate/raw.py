@@ -81,8 +81,8 @@ class RawReader:
         Raises:
             ConfigError: one is missing.
         """
-        what = "the features, labels and roles" if self.labels else "the features and roles"
-        self.log.check(self.columns(), f"{what} of the checkpoint")
+        what = "features, labels and roles" if self.labels else "features and roles"
+        self.log.check(self.columns(), f"the checkpoint ({what})")
 
     def read(self, index: int) -> Iterator[tuple[pa.Table, pa.Table]]:
         """Encoded good rows with the keys, and bad rows as they were read, piece by piece."""

@@ -89,9 +89,34 @@ def _line(
         for r in records
         if (r.split, r.task, r.name) == (split, task, name) and r.value is not None
     ]
+    if split == "train":
+        points = even(points)
     if points:
         mark = "o" if split == "valid" else ""
         axes.plot(*zip(*points, strict=True), style, marker=mark, markersize=3, label=label)
+
+
+def even(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Mean losses over windows of nearly equal length.
+
+    A record is the mean over the steps since the one before. An evaluation ends a window early, so
+    the next may hold a single batch: on the curve it would look like a dip or a peak. Short windows
+    are drawn together, each weighing as many steps as it has.
+    """
+    if not points:
+        return []
+    starts = [0, *(step for step, _ in points)]
+    longest = max(end - start for start, (end, _) in zip(starts, points, strict=False))
+    drawn: list[tuple[int, float]] = []
+    steps, total = 0, 0.0
+    for start, (end, value) in zip(starts, points, strict=False):
+        steps, total = steps + end - start, total + (end - start) * value
+        if steps >= longest:
+            drawn.append((end, total / steps))
+            steps, total = 0, 0.0
+    if steps:
+        drawn.append((points[-1][0], total / steps))
+    return drawn
 
 
 def _evaluations(page: Report, config: InfnetConfig, records: list[Record]) -> None:

@@ -1,9 +1,11 @@
+import datetime
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from infnet.config import ColumnSplit, HashSplit, TimeSplit
-from infnet.data.split import Splitter
+from infnet.data.split import Splitter, about_unit, as_written
 from rayrun.config import ConfigError
 from rayrun.data.columns import Columns, TimeColumn
 
@@ -96,3 +98,17 @@ def test_a_hash_split_keeps_rows_of_one_value_together_and_has_the_shares_asked_
 def test_a_split_that_cannot_be_is_refused(split, columns, message):
     with pytest.raises(ConfigError, match=message):
         Splitter(split, columns, pa.schema([("t", pa.int64())]))
+
+
+def test_a_split_is_told_as_it_stands_in_yaml():
+    split = TimeSplit(valid_from="2022-04-19", test_from="2022-04-20")
+    assert as_written(split) == '{type: time, valid_from: "2022-04-19", test_from: "2022-04-20"}'
+
+
+@pytest.mark.parametrize(("year", "strange"), [(1970, True), (1999, False), (2026, False)])
+def test_times_of_a_wrong_unit_are_told(year, strange):
+    at = int(datetime.datetime(year, 3, 1, tzinfo=datetime.UTC).timestamp() * 1000)
+    columns = Columns(time=TimeColumn(column="t", unit="ms"))
+    said = about_unit(columns, [(at, at), None])
+    assert ("data.source.columns.time.unit (ms)" in said) == strange
+    assert about_unit(Columns(), [(at, at)]) == ""
