@@ -157,9 +157,13 @@ def _report(config: InfnetConfig, compared: Comparison, split: str) -> Report:
             [[m, *(_mean(by_model[model][m], "\n± ") for model in models)] for m in metrics],
             f"{task}: mean over {len(config.compare.seeds)} seeds",
         )
+        found = _differences(by_model, compared.first, metrics)
         page.table(
-            ["metric", "rival", "difference", "95 % interval", "smallest told", "better"],
-            list(_differences(by_model, compared.first, metrics)),
+            ["metric", "rival", "difference, 95 % interval", "smallest told", "better"],
+            [
+                [metric, rival, f"{by}\n{between}", *rest]
+                for metric, rival, by, between, *rest in found
+            ],
             f"{task}: {compared.first} minus each rival",
         )
     page.heading("Configuration")
@@ -170,8 +174,8 @@ def _report(config: InfnetConfig, compared: Comparison, split: str) -> Report:
 def table(config: InfnetConfig, compared: Comparison, split: str) -> str:
     """The comparison in Markdown, `table.md`: one table of means, one of differences."""
     models = list(dict.fromkeys(row.model for row in compared.rows))
-    means: list[list[Value]] = []
-    differences: list[list[Value]] = []
+    means: list[Sequence[Value]] = []
+    differences: list[Sequence[Value]] = []
     for task in _tasks(compared):
         by_model = {
             model: {r.metric: r for r in compared.rows if (r.model, r.task) == (model, task)}
