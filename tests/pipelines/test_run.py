@@ -5,6 +5,7 @@ One log, one store and few runs, in an order that tells a story: each test begin
 one ended.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -92,6 +93,18 @@ class Place:
             time.sleep(0.1)
         raise AssertionError("the step never got there")
 
+    def process_of(self, verb: str) -> int:
+        """The process of a verb that is running, once it is there."""
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            for number in below(self.scratch):
+                with contextlib.suppress(OSError):
+                    command = Path(f"/proc/{number}/cmdline").read_text().split("\0")
+                    if command[1:4] == ["-m", "infnet.cli", verb]:
+                        return number
+            time.sleep(0.1)
+        raise AssertionError(f"infnet {verb} never ran")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -137,6 +150,9 @@ def place(tmp_path_factory):
     (checkout / "run.yaml").write_text(text)
     scratch = tempfile.mkdtemp(prefix="e", dir="/tmp")  # short, for the sockets of Ray
     yield Place(checkout, folder / "root", scratch)
+    for number in below(scratch):  # of a test that failed
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGTERM)
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -243,9 +259,7 @@ def test_a_changed_byte_of_the_log_re_runs_everything(place, first):
 
     child = place.start()
     place.wait_for(child, "train", "infnet train")
-    (pid,) = [
-        n for n in below(place.scratch) if command_of(n)[1:4] == ["-m", "infnet.cli", "train"]
-    ]
+    pid = place.process_of("train")
     os.kill(pid, signal.SIGKILL)
     found = place.end(child, 1)
     assert found.states() == states("cached", "failed", *["skipped"] * 4)
@@ -259,13 +273,6 @@ def test_a_changed_byte_of_the_log_re_runs_everything(place, first):
     assert found.states() == states("cached", "done", "done", "done", "done", "skipped")
     for step in STEPS[:5]:
         assert found.uri(step) != first.uri(step)
-
-
-def command_of(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except OSError:
-        return [""] * 5
 
 
 def test_a_step_that_is_refused_says_why_and_ends_with_2(place):
