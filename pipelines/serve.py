@@ -74,7 +74,7 @@ def run_and_serve(
 
 
 def ask(url: str, bundle: str) -> list[dict[str, Any]]:
-    """Score a few users over HTTP: the bundle's own sample, and two that are made of it.
+    """Score a few users over HTTP: those that the bundle has requests of, one without a history.
 
     Args:
         url: of the application.
@@ -86,7 +86,7 @@ def ask(url: str, bundle: str) -> list[dict[str, Any]]:
     """
     from rayrun import storage
 
-    sample = json.loads(storage.read_bytes(storage.join(bundle, "sample.json")))["request"]
+    sample = json.loads(storage.read_bytes(storage.join(bundle, "sample.json")))
     found: list[dict[str, Any]] = []
     for user, request in _requests(sample).items():
         began = time.perf_counter()
@@ -152,12 +152,13 @@ def _result(uri: str) -> dict[str, Any]:
 
 def _requests(sample: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Requests by who asks."""
-    candidates = list(sample["candidates"])
-    empty: dict[str, list[Any]] = {name: [] for name in sample.get("histories", {})}
+    first: dict[str, Any] = sample["request"]
+    empty: dict[str, list[Any]] = {name: [] for name in first["histories"]}
+    others = enumerate(sample.get("others", []), start=2)
     return {
-        "a user of the log": dict(sample),
-        "the same user, one candidate": {**sample, "candidates": candidates[:1]},
-        "the same user with no history": {**sample, "histories": empty},
+        "user 1 of the log": first,
+        **{f"user {number} of the log": asked for number, asked in others},
+        "user 1 with no history": {**first, "histories": empty},
     }
 
 

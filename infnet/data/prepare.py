@@ -197,13 +197,18 @@ class _Preparation:
         return {name: tables[0] for name, tables in merged.items()}
 
     def sample(self, refs: blocks.Refs) -> None:
-        """Record the request that a bundle of this data will answer before it serves."""
+        """Record a request that a bundle of this data will answer before it serves, and others."""
         jobs = [(self.reader_ref, ref) for ref in refs]
         found = sample.merge([*blocks.each(tasks.sample_users, jobs, at_once=self.at_once)])
-        keys = sample.choose(found)
-        jobs = [(self.reader_ref, keys, ref) for ref in refs]
+        chosen = sample.choose(found)
+        groups = [chosen, *([key] for key in sample.others(found, chosen))]
+        jobs = [(self.reader_ref, groups, ref) for ref in refs]
         kept = [*blocks.each(tasks.sample_rows, jobs, at_once=self.at_once)]
-        sample.write(sample.request(self.reader.features, kept), self.staging)
+        features = self.reader.features
+        first, *others = (
+            sample.request(features, list(parts)) for parts in zip(*kept, strict=True)
+        )
+        sample.write(first | {"others": others}, self.staging)
 
     # -- bad rows ---------------------------------------------------------------------------
 

@@ -31,6 +31,8 @@ SKETCH = 64
 CANDIDATES = 6
 FEWEST = 4
 """Where no user has so many rows, candidates are single rows of several users."""
+OTHERS = 2
+"""Further users whose requests are kept, for whoever wants to try a service."""
 EVENTS = 20
 """Most events of one behaviour: an example should be short enough to read."""
 
@@ -57,6 +59,14 @@ def choose(found: pa.Table) -> list[int]:
     if counts.max(initial=0) >= FEWEST:
         return [int(found["key"][int(counts.argmax())].as_py())]
     return found["key"].to_pylist()[:CANDIDATES]
+
+
+def others(found: pa.Table, chosen: Sequence[int]) -> list[int]:
+    """Keys of further users with enough rows for a request of their own; most rows first."""
+    table = found.filter(pa.array(found["count"].to_numpy() >= FEWEST))
+    order = np.argsort(-table["count"].to_numpy(), kind="stable")
+    keys = (int(key) for key in table["key"].to_numpy()[order])
+    return [key for key in keys if key not in chosen][:OTHERS]
 
 
 def collect(features: FeatureSet, keys: Sequence[int], rows: pa.Table) -> pa.Table:
@@ -105,7 +115,7 @@ def request(features: FeatureSet, parts: Sequence[pa.Table]) -> Json:
 
 
 def write(found: Json, directory: Path) -> None:
-    """Write `sample.json`."""
+    """Write `sample.json`: the request, and under `others` those of further users."""
     text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
     (directory / FILE).write_text(text, encoding="utf-8")
 

@@ -62,9 +62,10 @@ def sample_users(reader: RowReader, block: pa.Table) -> pa.Table:
     return sample.find(reader.features, rows.good(block))
 
 
-def sample_rows(reader: RowReader, keys: list[int], block: pa.Table) -> pa.Table:
-    """Rows of a block that may enter the sample request."""
-    return sample.collect(reader.features, keys, rows.good(block))
+def sample_rows(reader: RowReader, groups: list[list[int]], block: pa.Table) -> list[pa.Table]:
+    """Rows of a block that may enter the request of each group of users."""
+    good = rows.good(block)
+    return [sample.collect(reader.features, keys, good) for keys in groups]
 
 
 def good(block: pa.Table) -> pa.Table:

@@ -57,6 +57,7 @@ def export(config: InfnetConfig, out: str, rival: str = "") -> Result:
         place = _place(run, rival)
         recommender, schema, trained = checkpoint.load(place)
         request = _copy_parts(place, staging)
+        others = request.pop("others", [])
         stored = write_graph(
             recommender.network,
             trained.model,
@@ -68,7 +69,8 @@ def export(config: InfnetConfig, out: str, rival: str = "") -> Result:
         rows = encode_request(encoder, **request)
         expected = _by_torch(recommender, schema, rows)
         answer = [{t: float(v[at]) for t, v in expected.items()} for at in range(rows.num_rows)]
-        _write_json(staging / bundle.SAMPLE, {"request": request, "answer": answer})
+        sample: Json = {"request": request, "answer": answer, "others": others}
+        _write_json(staging / bundle.SAMPLE, sample)
         _seal(staging, config, trained, run, place)
         written = Bundle.open(str(staging))
         parity = check_parity(written.score(rows), expected, schema.tasks)

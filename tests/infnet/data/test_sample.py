@@ -72,6 +72,23 @@ def test_it_does_not_depend_on_how_the_log_is_cut(log, of_users, blocks):
     assert record(of_users, log, blocks) == record(of_users, log)
 
 
+def test_further_users_have_requests_of_their_own(log, of_users):
+    rows = of_users.with_roles(log.append_column("__row_id", pa.array(np.arange(log.num_rows))))
+    found = sample.find(of_users, rows)
+    chosen = sample.choose(found)
+    keys = sample.others(found, chosen)
+    assert len({*keys, *chosen}) == 3
+    users = set()
+    for key in keys:
+        asked = sample.request(of_users, [sample.collect(of_users, [key], rows)])
+        users.add(asked["user"]["uid"])
+        mine = [row for row in log.to_pylist() if row["uid"] == asked["user"]["uid"]]
+        assert len(asked["candidates"]) >= 4
+        assert {c["iid"] for c in asked["candidates"]} <= {row["iid"] for row in mine}
+    assert len(users) == 2
+    assert record(of_users, log)["user"]["uid"] not in users
+
+
 def test_no_label_is_in_it(log, of_users):
     text = json.dumps(record(of_users, log))
     assert not any(f'"{name}"' in text for name in ("click", "like", "watch"))
