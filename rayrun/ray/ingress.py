@@ -108,7 +108,6 @@ def _variables(folder: Path) -> dict[str, str]:
         # replicas listen themselves; where two instances share a machine, not at the same numbers
         **_replica_ports(),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
     }
 
 

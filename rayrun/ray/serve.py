@@ -58,11 +58,14 @@ def serving(compute: LocalCompute | AttachedCompute, options: ServeOptions) -> G
     compute = LocalCompute(num_cpus=compute.num_cpus, object_store_bytes=compute.object_store_bytes)
     check_port(options)
     check_replicas(compute, options)
-    with ingress(options), session(compute):
-        try:
-            yield
-        finally:
-            undeploy(*_names())
+    try:
+        with ingress(options), session(compute):
+            try:
+                yield
+            finally:
+                undeploy(*_names())
+    finally:  # Serve keeps its client, which the next Ray of this process does not know
+        importlib.import_module("ray.serve.context")._set_global_client(None)
 
 
 def check_port(options: ServeOptions) -> None:

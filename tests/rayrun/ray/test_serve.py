@@ -180,8 +180,9 @@ def test_a_first_start_that_fails_leaves_nothing(url):
 
 @pytest.mark.ray
 def test_two_applications_stand_side_by_side_and_one_can_be_ended(url):
-    beside = OPTIONS.model_copy(update={"route_prefix": "/beside"})
-    at = serve.deploy(named("neighbour"), name="beside", options=beside)
+    beside = OPTIONS.model_copy(update={"route_prefix": "/beside", "port": 1})
+    with pytest.warns(UserWarning, match=r"serve.port \(1\) is not used: .* listens on 127.0.0.1:"):
+        at = serve.deploy(named("neighbour"), name="beside", options=beside)
     assert at == f"{url}/beside"
     serve.wait_until_healthy(at, "neighbour", 10)
     with pytest.raises(
@@ -195,12 +196,6 @@ def test_two_applications_stand_side_by_side_and_one_can_be_ended(url):
     with pytest.raises(RuntimeError, match="'beside' was ended by somebody else"):
         serve.wait_while_serving("beside")
     assert model(url)
-
-
-@pytest.mark.ray
-def test_a_port_that_serve_does_not_listen_on_is_told(url):
-    with pytest.warns(UserWarning, match=r"serve.port \(1\) is not used: .* listens on 127.0.0.1:"):
-        serve.deploy(named("first"), name="live", options=OPTIONS.model_copy(update={"port": 1}))
 
 
 @pytest.mark.ray
@@ -251,10 +246,11 @@ def test_haproxy_that_cannot_be_had_is_an_error_if_asked_for_and_else_serves_own
         ingress.ingress(ServeOptions(ingress="haproxy")),
     ):
         pass
+    before = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY")
     with ingress.ingress(ServeOptions()) as name:
         assert name == "python"
         assert os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
-    assert "RAY_SERVE_ENABLE_HA_PROXY" not in os.environ
+    assert os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == before
 
 
 def test_a_configuration_of_haproxy_that_is_not_known_is_not_started():
