@@ -28,6 +28,9 @@ NODE_ID = 56
 """Letters of a node's id, which Ray puts between the folder and the names of the sockets."""
 LONGEST_NAME = "admin.sock.12345678.tmp"
 
+ALONE = {"SERVE_SOCKET_REUSE_PORT_ENABLED": "0"}
+"""Serve's proxy would else listen beside whoever has its port already, and take turns with it."""
+
 DRAIN_S = 3
 """How long a replica that is replaced still answers, so that HAProxy has turned away from it."""
 
@@ -42,7 +45,7 @@ def ingress(options: ServeOptions) -> Generator[str]:
         ConfigError: `ingress: haproxy` cannot be had here.
     """
     if not uses_haproxy(options):
-        with _environment({"RAY_SERVE_ENABLE_HA_PROXY": "0"}):
+        with _environment({"RAY_SERVE_ENABLE_HA_PROXY": "0", **ALONE}):
             yield "python"
         return
     folder = Path(tempfile.mkdtemp(prefix="h"))
@@ -97,6 +100,7 @@ def _variables(folder: Path) -> dict[str, str]:
     starter.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     starter.chmod(stat.S_IRWXU)
     return {
+        **ALONE,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(starter),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
@@ -105,16 +109,23 @@ def _variables(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
-        # replicas listen themselves; where two instances share a machine, not at the same numbers
+        # Replicas and Serve's own proxy, behind HAProxy, listen too: in another instance's place,
+        # which Ray's fixed 8500 would let them share, they would answer its requests.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(_free_port()),
         **_replica_ports(),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
     }
 
 
-def _replica_ports() -> dict[str, str]:
+def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        first = 20_000 + found.getsockname()[1] % 10_000
+        return int(found.getsockname()[1])
+
+
+def _replica_ports() -> dict[str, str]:
+    first = 20_000 + _free_port() % 10_000
     return {
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 1000),
