@@ -204,10 +204,8 @@ class _Preparation:
         groups = [chosen, *([key] for key in sample.others(found, chosen))]
         jobs = [(self.reader_ref, groups, ref) for ref in refs]
         kept = [*blocks.each(tasks.sample_rows, jobs, at_once=self.at_once)]
-        features = self.reader.features
-        first, *others = (
-            sample.request(features, list(parts)) for parts in zip(*kept, strict=True)
-        )
+        of_group = [list(parts) for parts in zip(*kept, strict=True)]
+        first, *others = (sample.request(self.reader.features, parts) for parts in of_group)
         sample.write(first | {"others": others}, self.staging)
 
     # -- bad rows ---------------------------------------------------------------------------

@@ -194,7 +194,12 @@ def test_an_overlapping_split(refused, override, says):
 @pytest.mark.ray
 def test_a_split_with_an_empty_part(refused, ray_session, tmp_path):
     rows = [row(n) for n in range(70)]
-    says = ["data.split leaves valid and test empty", "2024-01-07", "'2024-01-09'", "move the cuts"]
+    says = [
+        "data.split leaves valid and test empty",
+        "2024-01-07",
+        'valid_from: "2024-01-09"',
+        "move the cuts",
+    ]
     refused("prepare", log_of(tmp_path, *rows), says=says)
 
 
