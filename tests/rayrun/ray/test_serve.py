@@ -173,7 +173,7 @@ def test_a_first_start_that_fails_leaves_nothing(url):
     with pytest.raises(
         ConfigError, match=r"it is DEPLOYING after 3 s \(.*\); raise serve.start_timeout_s"
     ):
-        serve.deploy(named("x", "", 60.0), name="beside", options=beside)
+        serve.deploy(named("x", "", 6.0), name="beside", options=beside)
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"{url}/beside/healthz")
 
@@ -251,6 +251,19 @@ def test_haproxy_that_cannot_be_had_is_an_error_if_asked_for_and_else_serves_own
         assert name == "python"
         assert os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
     assert os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == before
+
+
+def test_two_instances_on_one_machine_share_no_port_and_no_folder():
+    names = ("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "RAY_SERVE_HAPROXY_SOCKET_PATH")
+    with ingress.ingress(OPTIONS) as kind:
+        assert kind == "haproxy"
+        first = [os.environ[name] for name in names]
+        assert os.environ["SERVE_SOCKET_REUSE_PORT_ENABLED"] == "0"
+        with ingress.ingress(OPTIONS):
+            second = [os.environ[name] for name in names]
+        assert [os.environ[name] for name in names] == first
+    assert not set(first) & set(second)
+    assert "8500" not in first + second
 
 
 def test_a_configuration_of_haproxy_that_is_not_known_is_not_started():
