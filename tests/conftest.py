@@ -1,6 +1,7 @@
 """A real S3 server over a socket, for whoever stores something."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,10 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Started in the background of a shell: our children would ignore Ctrl-C too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def free_port() -> int:
