@@ -18,7 +18,6 @@ def infnet_export(
     config: str,
     root: str,
     run: str,
-    data: str,
     checkpoint: str,
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("uri", str)]):
@@ -31,7 +30,6 @@ def infnet_export(
         config: path or URI of the configuration, or its YAML.
         root: where the store and the records of runs are.
         run: name of this run.
-        data: URI of the prepared dataset.
         checkpoint: URI of the run directory of the training.
         sets: keys to set in the configuration, `a.b=v`.
     """
@@ -43,7 +41,7 @@ def infnet_export(
         "export",
         config,
         store=f"{root}/store",
-        sets=[*sets, f"inputs.data={data}", f"inputs.checkpoint={checkpoint}"],
+        sets=[*sets, f"inputs.checkpoint={checkpoint}"],
         step="export",
         run=f"{root}/runs/{run}",
     )

@@ -53,7 +53,7 @@ def recommender(
         evaluation = evaluated.outputs["uri"]
         gate = step("gate", infnet_gate(**every, evaluation=evaluation, live=live))
         with dsl.If(gate.outputs["Output"] == "pass", name="not-worse-than-live"):
-            exported = step("export", infnet_export(**every, data=data, checkpoint=checkpoint))
+            exported = step("export", infnet_export(**every, checkpoint=checkpoint))
             bundle = exported.outputs["uri"]
             with dsl.If(serve_address != "", name="serve"):
                 step(

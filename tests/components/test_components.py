@@ -20,7 +20,7 @@ VERBS = {
     "train": ("model", Model, {"data": "/nowhere/data"}),
     "evaluate": ("evaluation", Artifact, {"data": "/nowhere/data", "checkpoint": "/nowhere/run"}),
     "gate": ("comparison", Artifact, {"evaluation": "/nowhere/eval", "live": "/nowhere/live"}),
-    "export": ("bundle", Model, {"data": "/nowhere/data", "checkpoint": "/nowhere/run"}),
+    "export": ("bundle", Model, {"checkpoint": "/nowhere/run"}),
     "deploy": (
         "deployment",
         Artifact,
