@@ -1,5 +1,6 @@
 """One smoke run through the console entry, which all end-to-end tests look at; one Ray for all."""
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from infnet.config import InfnetConfig
 from rayrun.config import load
 from rayrun.data.source import open_source
 
-from .console import SMOKE, Done, done
+from .bad_input import read
+from .console import SMOKE, Done, contents, done, infnet
 
 TEST_FROM_MS = 1_650_412_800_000
 """2022-04-20, where the test split of the smoke configuration begins."""
@@ -110,3 +112,20 @@ def evaluated(run, place) -> Scored:
 def predicted(run, test_rows, place) -> Scored:
     said = done("predict", run, "--data", test_rows, "--out", place / "predicted")
     return Scored(place / "predicted", said)
+
+
+@pytest.fixture
+def refused(tmp_path, caplog):
+    """Runs a command that must be refused; nothing may be left where it would have written."""
+
+    def run(*arguments: object, says: list[str], out: str | Path = "") -> str:
+        place = out or tmp_path / "out" / "run"
+        found = infnet(*arguments, "--out", place)
+        assert found.code == 2, found.err
+        message = read(found.err, says)
+        assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+        if not out:
+            assert not place.parent.exists() or contents(place.parent) == {}
+        return message
+
+    return run

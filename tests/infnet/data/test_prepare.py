@@ -1,4 +1,5 @@
-import os
+"""From a raw log to shards: causal columns, whatever the cut of the log and the workers."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -8,45 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from infnet.config import InfnetConfig
 from infnet.data.prepare import plan, prepare
 from infnet.features.encoder import Encoder
 from infnet.schema import Schema
-from rayrun import manifest, storage
-from rayrun.config import ConfigError
+from rayrun import manifest
 from tests.infnet.data import brute_force, logs
+from tests.infnet.data.shards import SPLITS, everything, shards
 
-pytestmark = pytest.mark.ray
-SPLITS = ("train", "valid", "test")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_session():
-    from rayrun.ray.compute import LocalCompute
-    from rayrun.ray.session import session
-
-    with session(LocalCompute(num_cpus=2, object_store_bytes=200_000_000)):
-        yield
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """(raw rows, directory) of a log read in one piece, with frozen statistics."""
-    root = tmp_path_factory.mktemp("prepared")
-    rows = logs.table()
-    prepare(logs.config(logs.write(root / "log", rows)), str(root / "out"))
-    return rows, root / "out"
-
-
-def shards(directory, split):
-    return pa.concat_tables(
-        [pq.read_table(p) for p in sorted((Path(directory) / split).glob("*.parquet"))]
-    )
-
-
-def everything(directory):
-    """All prepared rows in the order of the log."""
-    return pa.concat_tables([shards(directory, s) for s in SPLITS]).sort_by("row_id")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 
 def plain_rows(rows):
@@ -245,113 +215,6 @@ def test_a_log_without_time_takes_leave_one_out_statistics(tmp_path):
     )
 
 
-# -- bad rows and bad input -------------------------------------------------------------------
-
-
-@pytest.fixture
-def spoilt(tmp_path):
-    rows = logs.table()
-    click, users = rows["click"].to_numpy().copy(), rows["uid"].to_pylist()
-    click[[3, 50]] = 7.0
-    users[10] = None
-    rows = rows.set_column(3, "click", pa.array(click)).set_column(0, "uid", pa.array(users))
-    return logs.write(tmp_path / "log", rows, 40), tmp_path / "out"
-
-
-def test_bad_rows_are_quarantined_with_their_reasons(spoilt):
-    path, out = spoilt
-    prepare(logs.config(path), str(out))
-    bad = pa.concat_tables([pq.read_table(p) for p in sorted((out / "quarantine").glob("*"))])
-    reasons = dict(zip(bad["__row_id"].to_pylist(), bad["__bad"].to_pylist(), strict=True))
-    assert "outside 0 to 1" in reasons[3]
-    assert reasons[50] == reasons[3]
-    assert "uid" in reasons[10]
-    assert (
-        bad.filter(pa.array([r == 50 for r in bad["__row_id"].to_pylist()]))["watch"].null_count
-        == 0
-    )
-    assert not {3, 10, 50} & set(everything(out)["row_id"].to_pylist())
-    found = manifest.read(str(out), kind="infnet.dataset", format_version=1)
-    assert sum(found.info["quarantine"].values()) == 3
-
-
-def test_too_many_bad_rows_fail_with_reasons_and_examples(spoilt):
-    path, out = spoilt
-    with pytest.raises(ConfigError, match=r"3 of 600 rows \(0\.5%\) are bad, more than") as error:
-        prepare(logs.config(path, max_bad_share=0.001), str(out))
-    assert "2 rows: the label click" in str(error.value)
-    assert "log.parquet, row 4: uid=" in str(error.value)
-    assert "click=7.0" in str(error.value)
-    assert not out.exists()
-
-
-@pytest.mark.parametrize(
-    ("split", "message"),
-    [
-        (
-            {"type": "time", "valid_from": "2020-09-21", "test_from": "2020-09-20"},
-            r"valid_from \(2020-09-21\) must be before test_from",
-        ),
-        (
-            {"type": "time", "valid_from": "2020-09-20", "test_from": "2031-01-01"},
-            r"leaves test empty",
-        ),
-        ({"type": "time", "valid_from": "soon", "test_from": "later"}, r"must be an ISO date"),
-        ({"type": "column", "column": "fold"}, r"no column 'fold'"),
-    ],
-)
-def test_a_split_that_cannot_be_is_refused_and_leaves_nothing(prepared, tmp_path, split, message):
-    rows, _ = prepared
-    config = logs.config(logs.write(tmp_path / "log", rows), split=split)
-    with pytest.raises(ConfigError, match=message):
-        prepare(config, str(tmp_path / "out"))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["log"]
-
-
-def test_a_shard_of_the_raw_log_that_is_cut_off_is_named(prepared, tmp_path):
-    rows, _ = prepared
-    path = logs.write(tmp_path / "log", rows)
-    config = logs.config(path)
-    content = (path / "log.parquet").read_bytes()
-    (path / "log.parquet").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ConfigError, match=r"log\.parquet"):
-        prepare(config, str(tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_log_damaged_in_the_middle_is_named_by_the_worker_that_reads_it(prepared, tmp_path):
-    rows, _ = prepared
-    path = logs.write(tmp_path / "log", rows)
-    content = bytearray((path / "log.parquet").read_bytes())
-    content[8:400] = bytes(392)
-    (path / "log.parquet").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"log\.parquet"):
-        prepare(logs.config(path), str(tmp_path / "out"))
-
-
-def test_an_empty_log_is_refused(tmp_path):
-    path = logs.write(tmp_path / "log", logs.table().slice(0, 0), 1)
-    with pytest.raises(ConfigError, match=r"empty|no rows"):
-        prepare(logs.config(path), str(tmp_path / "out"))
-
-
-def test_a_directory_that_another_run_writes_is_refused(prepared, tmp_path):
-    rows, _ = prepared
-    config = logs.config(logs.write(tmp_path / "log", rows))
-    code = (
-        "import sys\nfrom rayrun import storage\n"
-        f"with storage.claim({str(tmp_path / 'out')!r}):\n    print('held', flush=True)\n    sys.stdin.read()\n"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline().strip() == b"held"
-    with pytest.raises(ConfigError, match=str(holder.pid)):
-        prepare(config, str(tmp_path / "out"))
-    holder.communicate()
-
-
 def test_the_plan_names_columns_passes_and_split_and_reads_no_row(prepared, tmp_path):
     rows, _ = prepared
     text = plan(logs.config(logs.write(tmp_path / "log", rows)), str(tmp_path / "out"))
@@ -359,71 +222,3 @@ def test_the_plan_names_columns_passes_and_split_and_reads_no_row(prepared, tmp_
     assert "history clicked" in text
     assert "iid: string" in text
     assert not (tmp_path / "out").exists()
-
-
-# -- the real sample --------------------------------------------------------------------------
-
-KUAIRAND = Path(os.environ.get("INFNET_DATA", "/nowhere")) / "kuairand27k_explicit"
-
-
-@pytest.mark.skipif(not KUAIRAND.exists(), reason="needs INFNET_DATA with kuairand27k_explicit")
-def test_kuairand_has_the_published_split_and_causal_columns(tmp_path):
-    from rayrun.cli import load_config
-
-    root = Path(__file__).parents[3]
-    config = load_config(
-        InfnetConfig,
-        str(root / "configs/infnet/kuairand27k_explicit.yaml"),
-        # Ids in the histories, which can be compared with the plain log event by event.
-        [
-            "features.video={type: categorical, column: video_id}",
-            *(f"features.{name}.fields=[video]" for name in ("liked", "hated", "viewed")),
-            *(f"features.{name}.share_tables=true" for name in ("liked", "hated", "viewed")),
-        ],
-    )
-    out = tmp_path / "out"
-    prepare(config, str(out))
-    assert [shards(out, s).num_rows for s in SPLITS] == [35_629, 2_267, 3_816]
-    raw = pq.read_table(KUAIRAND / "interactions.parquet")
-    plain = raw.to_pylist()
-    for position, row in enumerate(plain):
-        row["__row_id"], row["__time"] = position, row["time_ms"]
-        row["__split"] = 0 if row["date"] < 20220419 else 1 if row["date"] < 20220420 else 2
-    found = everything(out)
-    encoder = Encoder.read(out / "encoder")
-    videos = encoder.vocabularies["video"]
-    for name, column in (("liked", "is_like"), ("hated", "is_hate"), ("viewed", "long_view")):
-        expected = brute_force.histories(
-            plain, "user_id", lambda r, c=column: r[c] == 1, ("video_id",), 30
-        )
-        flat = [str(e[0]) for events in expected for e in events]
-        lengths = [len(events) for events in expected]
-        got = found[f"s.{name}.ids.video"].combine_chunks()
-        assert got.value_lengths().to_pylist() == lengths
-        np.testing.assert_array_equal(got.flatten(), videos.ids(pa.array(flat)))
-    for key in ("user", "video"):
-        for task, column in (
-            ("click", "is_click"),
-            ("long_view", "long_view"),
-            ("like", "is_like"),
-        ):
-            expected = np.array(
-                brute_force.statistics(plain, f"{key}_id", column, "earlier"), dtype=float
-            )
-            name = f"{key}_{task}_rate"
-            prior = encoder.states[name]["prior"]
-            rate = (expected[:, 1] + 5 * prior) / (expected[:, 0] + 5)
-            np.testing.assert_allclose(
-                found[f"d.{name}.logit"], np.log(rate / (1 - rate)), rtol=2e-6, atol=2e-6
-            )
-
-
-def test_nothing_is_left_of_a_failed_run(prepared, tmp_path):
-    rows, _ = prepared
-    config = logs.config(
-        logs.write(tmp_path / "log", rows),
-        split={"type": "time", "valid_from": "2031-01-01", "test_from": "2032-01-01"},
-    )
-    with pytest.raises(ConfigError, match=r"leaves valid and test empty.*train 600 rows"):
-        prepare(config, str(tmp_path / "out"))
-    assert not storage.exists(str(tmp_path / "out"))
