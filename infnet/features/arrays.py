@@ -1,10 +1,11 @@
 """Columns of a shard → NumPy arrays, for the batches of training and for a server without torch.
 
-Vectorised: no loop over rows. Shapes: B rows, M categorical fields, K dense columns, n events of a
-sequence, f ids per event.
+Vectorised: no loop over rows. Shapes: B rows, M categorical fields, K dense columns, H histories
+(B, or 1 where all rows have the same), n events of a sequence, f ids per event.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +20,10 @@ from rayrun.config import ConfigError
 class SequenceArrays:
     """Past events of one behaviour type, left-aligned, oldest first, padded with id 0."""
 
-    ids: Int64[np.ndarray, "B n f"]
-    ages: Float[np.ndarray, "B n"]
+    ids: Int64[np.ndarray, "H n f"]
+    ages: Float[np.ndarray, "H n"]
     """Days between the event and the row; 0 at padding."""
-    lengths: Int64[np.ndarray, " B"]
+    lengths: Int64[np.ndarray, " H"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,64 @@ class Arrays:
     ids: Int64[np.ndarray, "B M"]
     dense: Float[np.ndarray, "B K"]
     sequences: dict[str, SequenceArrays]
+    """Either all have one history per row, or all have one for all rows (`one_history`)."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def one_history(self) -> bool:
+        """Every sequence stands once, for all rows."""
+        return all(len(s.lengths) == 1 for s in self.sequences.values())
+
+    def per_row(self) -> "Arrays":
+        """The same with a history for each row."""
+        if len(self) == 1 or not (self.sequences and self.one_history):
+            return self
+        count = len(self)
+        return replace(
+            self,
+            sequences={
+                name: SequenceArrays(
+                    ids=np.repeat(one.ids, count, axis=0),
+                    ages=np.repeat(one.ages, count, axis=0),
+                    lengths=np.repeat(one.lengths, count),
+                )
+                for name, one in self.sequences.items()
+            },
+        )
+
+
+def together(parts: Sequence[Arrays]) -> Arrays:
+    """The rows of all parts (of one schema), in order, each with its history.
+
+    One part is itself. Shorter sequences are padded to the longest.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    parts = [part.per_row() for part in parts]
+    return Arrays(
+        ids=np.concatenate([part.ids for part in parts]),
+        dense=np.concatenate([part.dense for part in parts]),
+        sequences={
+            name: _sequences_together([part.sequences[name] for part in parts])
+            for name in parts[0].sequences
+        },
+    )
+
+
+def _sequences_together(parts: Sequence[SequenceArrays]) -> SequenceArrays:
+    rows = sum(len(part.lengths) for part in parts)
+    longest = max(part.ids.shape[1] for part in parts)
+    ids = np.zeros((rows, longest, parts[0].ids.shape[2]), dtype=np.int64)
+    ages = np.zeros((rows, longest), dtype=np.float32)
+    start = 0
+    for part in parts:
+        stop, events = start + len(part.lengths), part.ids.shape[1]
+        ids[start:stop, :events] = part.ids
+        ages[start:stop, :events] = part.ages
+        start = stop
+    return SequenceArrays(ids=ids, ages=ages, lengths=np.concatenate([p.lengths for p in parts]))
 
 
 def to_arrays(table: pa.Table, schema: Schema) -> Arrays:

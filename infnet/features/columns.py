@@ -37,9 +37,8 @@ def column(rows: pa.Table, name: str) -> pa.Array:
 def plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     """One array without chunks or dictionary."""
     if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-        if isinstance(values, pa.ChunkedArray):  # no chunk at all
-            values = pa.array([], type=values.type)
+        # combine_chunks would copy a single chunk: a whole look-up table for one request
+        values = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     return values

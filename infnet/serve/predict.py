@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
+from infnet.features.arrays import Arrays, to_arrays, together
 from infnet.features.request import encode_arrays
 from infnet.serve.bundle import Bundle
 from infnet.serve.decode import RequestError
@@ -35,7 +35,7 @@ class Encoded:
     """
 
     request: Request
-    rows: pa.Table
+    rows: Arrays
 
     def __len__(self) -> int:
         """Number of candidates."""
@@ -71,40 +71,42 @@ class Predictor:
             RequestError: 422, the model has no finite answer to one of the candidates.
         """
         found: list[list[np.ndarray]] = [[] for _ in encoded]
-        waiting: list[tuple[int, pa.Table]] = []
+        waiting: list[tuple[int, Arrays]] = []
         rows = 0
         for owner, part in self._parts(encoded):
-            if waiting and rows + part.num_rows > self._batch_rows:
+            if waiting and rows + len(part) > self._batch_rows:
                 self._flush(waiting, found)
                 waiting, rows = [], 0
             waiting.append((owner, part))
-            rows += part.num_rows
+            rows += len(part)
         if waiting:
             self._flush(waiting, found)
         return [self._answer(np.concatenate(parts)) for parts in found]
 
-    def _encode(self, request: Request, start: int) -> pa.Table:
+    def _encode(self, request: Request, start: int) -> Arrays:
         part = request[start : start + self._batch_rows]
-        return encode_arrays(
+        rows = encode_arrays(
             self.bundle.encoder,
             shared=part.shared,
             candidates=part.candidates,
             histories=part.histories,
         )
+        return to_arrays(rows, self.bundle.schema)
 
-    def _parts(self, encoded: Sequence[Encoded]) -> Iterator[tuple[int, pa.Table]]:
+    def _parts(self, encoded: Sequence[Encoded]) -> Iterator[tuple[int, Arrays]]:
         for owner, one in enumerate(encoded):
             yield owner, one.rows
             for start in range(self._batch_rows, len(one.request), self._batch_rows):
                 yield owner, self._encode(one.request, start)
 
-    def _flush(self, waiting: list[tuple[int, pa.Table]], found: list[list[np.ndarray]]) -> None:
-        predicted = self.bundle.score(pa.concat_tables(table for _, table in waiting))
-        together = np.stack([predicted[task] for task in self.bundle.schema.tasks], axis=1)
+    def _flush(self, waiting: list[tuple[int, Arrays]], found: list[list[np.ndarray]]) -> None:
+        rows = together([part for _, part in waiting])
+        predicted = self.bundle.score(rows.per_row())
+        values = np.stack([predicted[task] for task in self.bundle.schema.tasks], axis=1)
         start = 0
-        for owner, table in waiting:
-            found[owner].append(together[start : start + table.num_rows])
-            start += table.num_rows
+        for owner, part in waiting:
+            found[owner].append(values[start : start + len(part)])
+            start += len(part)
 
     def _answer(self, values: np.ndarray) -> Predictions:
         tasks = list(self.bundle.schema.tasks)
