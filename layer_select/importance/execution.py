@@ -1,0 +1,36 @@
+"""`score.execution`: where the weights are while layers are scored."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from rayrun.config import Config
+
+
+class Whole(Config):
+    """Every worker holds the whole model."""
+
+    type: Literal["whole"] = "whole"
+
+
+class Streamed(Config):
+    """Every worker holds one block at a time, read from the checkpoint when it is needed.
+
+    The blocks are read twice for every chunk of micro-batches, forward and backward.
+    """
+
+    type: Literal["streamed"] = "streamed"
+    activation_bytes: PositiveInt = 2 * 2**30
+    """Memory for the residual streams of a chunk: as many micro-batches go through a block while it
+    is there as fit."""
+
+
+class Zero3(Config):
+    """Every worker holds its part of each block (DeepSpeed ZeRO-3); blocks are gathered in turn."""
+
+    type: Literal["zero3"] = "zero3"
+    activation_bytes: PositiveInt = 2 * 2**30
+    """As for `streamed`."""
+
+
+Execution = Annotated[Whole | Streamed | Zero3, Field(discriminator="type")]
