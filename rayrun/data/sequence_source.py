@@ -22,8 +22,8 @@ Language = Literal["en", "zh", "both"]
 class TitledColumns(Columns):
     """Roles of the columns of a log whose items have titles."""
 
-    user: str  # pyright: ignore[reportGeneralTypeIssues]
-    time: TimeColumn  # pyright: ignore[reportGeneralTypeIssues]
+    user: str  # pyright: ignore[reportGeneralTypeIssues, reportIncompatibleVariableOverride]
+    time: TimeColumn  # pyright: ignore[reportGeneralTypeIssues, reportIncompatibleVariableOverride]
     title: str
     """What the item is called; a side table may bring it."""
 
@@ -38,7 +38,7 @@ class TitledPathSource(FileSource):
     """
 
     type: Literal["path"] = "path"
-    columns: TitledColumns  # pyright: ignore[reportGeneralTypeIssues]
+    columns: TitledColumns  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
 
 
 class NamedSequences(Config):

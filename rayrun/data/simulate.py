@@ -96,7 +96,7 @@ def catalogue(source: SimulateSource, first: int = 0, count: int | None = None) 
     """The videos: video_id, author_id, topic, style, duration_ms, title, title_zh (all unique)."""
     world = World(source)
     end = source.items if count is None else min(first + count, source.items)
-    english, chinese = titles(world.topic, world.style, first, end)
+    english, chinese = titles(world.topic, world.style, world.popularity, first, end)
     part = slice(first, end)
     return pa.table(
         {

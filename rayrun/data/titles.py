@@ -28,13 +28,16 @@ STYLES = (
 )
 
 
-def titles(topic: Any, style: Any, first: int, end: int) -> tuple[list[str], list[str]]:
+def titles(
+    topic: Any, style: Any, popularity: Any, first: int, end: int
+) -> tuple[list[str], list[str]]:
     """Titles of videos first … end−1 of a catalogue; all titles of one catalogue differ.
 
-    The number in a title counts the videos of the same topic and style, from 1.
+    The number in a title counts the videos of the same topic and style, the most watched first: as
+    with any series, a title tells something of how many want to see it.
     """
     kind = np.asarray(topic) * len(STYLES) + np.asarray(style)
-    order = np.argsort(kind, kind="stable")
+    order = np.lexsort((-np.asarray(popularity), kind))
     starts = np.searchsorted(kind[order], np.arange(len(TOPICS) * len(STYLES)))
     number = np.empty(len(kind), dtype=np.int64)
     number[order] = np.arange(len(kind)) - starts[kind[order]] + 1

@@ -150,7 +150,7 @@ class World:
         )
         self.length = (log_seconds - np.log(45.0)) / 0.7
         self.duration_ms = np.round(1000.0 * np.exp(log_seconds)).astype(np.int64)
-        popularity = (1.0 + (uniform(self.seed, 5, items) * source.items)) ** -0.8
+        self.popularity = popularity = (1.0 + (uniform(self.seed, 5, items) * source.items)) ** -0.8
         self.by_topic = np.argsort(self.topic, kind="stable")
         self.topic_start = np.searchsorted(self.topic[self.by_topic], np.arange(TOPICS + 1))
         self.within_topic = np.cumsum(popularity[self.by_topic])
