@@ -13,12 +13,16 @@ from layer_select.importance import (
     GateTaylor,
     GradientNorm,
     Hybrid,
+    KernelShap,
+    LeaveOneOut,
     Method,
     Random,
+    Shapley,
     Taylor,
 )
 from layer_select.importance.execution import Execution, Whole
 from layer_select.pretrain.config import Pretrain
+from layer_select.selection import Select
 from layer_select.sources import ModelSource
 from layer_select.task.config import HeadTask, SequenceData, Task
 from rayrun.config import Config, Place
@@ -34,6 +38,9 @@ ALL_METHODS: tuple[Method, ...] = (
     BlockInfluence(),
     Angular(),
     Cka(),
+    LeaveOneOut(),
+    Shapley(),
+    KernelShap(),
     Random(),
     Hybrid(),
 )
@@ -83,6 +90,7 @@ class LayerSelectConfig(Config):
     task: Task = HeadTask()
     pretrain: Pretrain | None = None
     score: Score = Score()
+    select: Select = Select()
     inputs: Inputs = Inputs()
     compute: Compute
     cache: Annotated[str, Place] = ""

@@ -16,8 +16,11 @@ from layer_select.importance.fisher import Fisher
 from layer_select.importance.gate_taylor import GateTaylor
 from layer_select.importance.gradient_norm import GradientNorm
 from layer_select.importance.hybrid import Hybrid
+from layer_select.importance.kernel_shap import KernelShap
+from layer_select.importance.leave_one_out import LeaveOneOut
 from layer_select.importance.method import Found
 from layer_select.importance.random import Random
+from layer_select.importance.shapley import Shapley
 from layer_select.importance.taylor import Taylor
 
 Method = Annotated[
@@ -29,6 +32,9 @@ Method = Annotated[
     | BlockInfluence
     | Angular
     | Cka
+    | LeaveOneOut
+    | Shapley
+    | KernelShap
     | Random
     | Hybrid,
     Field(discriminator="type"),
@@ -44,7 +50,10 @@ __all__ = [
     "GateTaylor",
     "GradientNorm",
     "Hybrid",
+    "KernelShap",
+    "LeaveOneOut",
     "Method",
     "Random",
+    "Shapley",
     "Taylor",
 ]

@@ -9,21 +9,23 @@ too: a search under a rule of period p removes runs of p layers.
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rayrun.config import ConfigError
 
 Layers = tuple[int, ...]
 
 
+@runtime_checkable
 class Rule(Protocol):
     """What a family demands of the kept layers (`layer_select.families`)."""
 
-    explain: str
-    """In words, for messages and the plan."""
+    def allows(self, kept: Iterable[int]) -> bool:
+        """Whether the layers `kept` may become layers 0, 1, 2 and so on."""
+        ...
 
-    def allows(self, kept: Sequence[int]) -> bool:
-        """Whether the layers `kept`, in this order, may become layers 0, 1, 2 and so on."""
+    def explain(self) -> str:
+        """The rule in words, for messages and the plan."""
         ...
 
 
@@ -37,7 +39,7 @@ class Room:
         num_layers: int,
         keep: int,
         protected: Iterable[int] = (),
-        rule: Any = None,
+        rule: Rule | None = None,
     ) -> None:
         """`size` becomes the largest number of layers up to `keep` that the rule leaves possible.
 
@@ -45,7 +47,7 @@ class Room:
             num_layers: L of the model.
             keep: layers at most.
             protected: always kept; negative ones count from the end.
-            rule: a `Rule`, or None.
+            rule: of the family, or None.
 
         Raises:
             ConfigError: no such layers, a budget outside 1..L or below the protected layers, or one
@@ -185,10 +187,10 @@ class Room:
 
     @property
     def _explain(self) -> str:
-        return "none" if self.rule is None else str(self.rule.explain)
+        return "none" if self.rule is None else self.rule.explain()
 
     def _obeys(self, kept: Layers) -> bool:
-        return self.rule is None or bool(self.rule.allows(kept))
+        return self.rule is None or self.rule.allows(kept)
 
     @cached_property
     def _sits(self) -> list[list[bool]]:
