@@ -59,6 +59,7 @@ __all__ = [
     "output",
     "put",
     "read_bytes",
+    "read_range",
     "remove",
     "size",
     "storage_errors",
@@ -137,6 +138,24 @@ def read_bytes(uri: Uri) -> bytes:
             return path.read_bytes()
         filesystem, key = remote(uri)
         return bytes(filesystem.cat_file(key))
+
+
+def read_range(uri: Uri, start: int, count: int) -> bytes:
+    """`count` bytes of one file from position `start` on; fewer where the file ends before.
+
+    Raises:
+        StorageError: missing, unreachable or refused.
+    """
+    path = local_path(uri)
+    with storage_errors(uri):
+        if count == 0:
+            return b""
+        if path is not None:
+            with builtins.open(path, "rb") as f:
+                f.seek(start)
+                return f.read(count)
+        filesystem, key = remote(uri)
+        return bytes(filesystem.cat_file(key, start=start, end=start + count))
 
 
 def write_bytes(uri: Uri, data: bytes) -> None:

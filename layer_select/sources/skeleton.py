@@ -1,0 +1,49 @@
+"""A model without weights: every parameter on the meta device, every buffer real."""
+
+from typing import Any, Literal
+
+import torch
+from torch.overrides import TorchFunctionMode
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+Attention = Literal["eager", "sdpa"]
+
+
+class _ParametersOnMeta(TorchFunctionMode):
+    """Allocations that a parameter starts as go to the meta device.
+
+    `transformers` allocates parameters with empty, zeros or ones and computes its buffers (rotary
+    frequencies, the scale of embeddings) from numbers: those stay real, and right.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func in (torch.empty, torch.zeros, torch.ones):
+            given["device"] = "meta"
+        return func(*args, **given)
+
+
+def skeleton(
+    config: Any, dtype: torch.dtype = torch.float32, attention: Attention = "eager"
+) -> PreTrainedModel:
+    """The model of `config` with its parameters (tied ones tied) on the meta device."""
+    with _ParametersOnMeta(), no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    model.tie_weights()  # part of the initialisation that was skipped
+    unfilled = [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    assert not unfilled, f"buffers of {type(model).__name__} without values: {unfilled}"
+    assert all(parameter.is_meta for parameter in model.parameters())
+    return model.eval()
+
+
+def tied_names(model: PreTrainedModel) -> dict[str, str]:
+    """Names of the state dict that are another name's tensor, and that name."""
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if (known := first.setdefault(id(tensor), name)) != name:
+            tied[name] = known
+    return tied
