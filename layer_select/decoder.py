@@ -112,5 +112,10 @@ class _Recorder(nn.Module):
             return getattr(self.__dict__["_block"][0], name)
 
     def forward(self, hidden_states: Tensor, **call: Any) -> Tensor:
+        mask = call.get("attention_mask")
+        if mask is not None and mask.dtype == torch.float64:
+            # transformers takes the softmax in float32, where the lowest float64 is −∞: a row of
+            # padding, which sees nothing, would be NaN, and reach the others as 0 · NaN.
+            call["attention_mask"] = mask.clamp(min=torch.finfo(torch.float32).min)
         self.hidden, self.call = hidden_states, call
         return hidden_states

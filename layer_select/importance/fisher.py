@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from pydantic import NonNegativeInt, PositiveInt
 
 from layer_select.importance.method import (
@@ -61,8 +62,8 @@ class _FisherObserver(Observer):
         micro.put(f"{self.key}.{found.variant.draw}", layer, found.squares)
 
     def found(self, gathered: Gathered) -> dict[str, Found]:
-        rows = sum(gathered.values[f"{self.key}.{v.draw}"] for v in self.variants)
-        rows = rows / len(self.variants)
+        drawn = [gathered.values[f"{self.key}.{v.draw}"] for v in self.variants]
+        rows = torch.stack(drawn).mean(0)
         if self.config.per_parameter:
             rows = rows / gathered.num_parameters
         return {self.key: Found.mean(rows)}

@@ -107,7 +107,8 @@ def fitted(
     grid = simplex(len(matrix), STEP)
     grid = sorted(grid, key=lambda w: float(w.square().sum()))
     agreements = [spearman(weights @ matrix, target) for weights in grid]
-    best = max(range(len(grid)), key=lambda i: -2.0 if agreements[i] is None else agreements[i])
+    comparable = [-2.0 if found is None else found for found in agreements]
+    best = comparable.index(max(comparable))
     return grid[best], agreements[best]
 
 

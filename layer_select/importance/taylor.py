@@ -39,8 +39,10 @@ class Taylor(MethodConfig):
 
 class _TaylorObserver(Observer):
     def __init__(self, config: Taylor) -> None:
-        signed: frozenset[Need] = frozenset({"products"}) if config.signed else frozenset()
-        self.needs = frozenset({"backward", "absolutes"}) | signed
+        needs: set[Need] = {"backward", "absolutes"}
+        if config.signed:
+            needs.add("products")
+        self.needs = frozenset(needs)
 
     def gradient(self, micro: Micro, layer: int, found: BlockGradient) -> None:
         micro.put("taylor", layer, found.absolutes)
