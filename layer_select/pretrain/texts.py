@@ -1,0 +1,170 @@
+"""Training texts: histories as prompts, packed into rows of equal length that are learnt together.
+
+Shapes: R rows, T tokens of a row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from layer_select.pretrain.config import Pretrain
+from layer_select.task.config import HeadTask
+from layer_select.task.prompts import Prompts
+from rayrun.config import ConfigError
+from rayrun.data.sequences import Ints
+
+NONE = -100
+"""No target there."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text: a stretch of a history, and what is to be predicted at its tokens."""
+
+    ids: list[int]
+    items: list[int]
+    """At the last token of a title the next item, else NONE."""
+    answers: list[int]
+    """At the last token of a question 0 or 1, else NONE."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Packed texts. `text` numbers the texts of a row from 1; 0 is padding."""
+
+    ids: Int64[Tensor, "R T"]
+    text: Int64[Tensor, "R T"]
+    position: Int64[Tensor, "R T"]
+    items: Int64[Tensor, "R T"]
+    answers: Int64[Tensor, "R T"]
+
+    def __getitem__(self, part: slice) -> "Rows":
+        return Rows(**{name: value[part] for name, value in vars(self).items()})
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device) -> "Rows":
+        """The same rows on a device."""
+        return Rows(**{name: value.to(device) for name, value in vars(self).items()})
+
+    def attention(self) -> Bool[Tensor, "R 1 T T"]:
+        """Causal, and within one text only. Padding sees itself: a row of nothing is NaN."""
+        same = self.text[:, :, None] == self.text[:, None, :]
+        return (same & torch.ones_like(same[0]).tril())[:, None]
+
+    def tokens(self) -> Int64[Tensor, "R T"]:
+        """The next token of the same text, else NONE."""
+        following = torch.full_like(self.ids, NONE)
+        together = (self.text[:, 1:] == self.text[:, :-1]) & (self.text[:, 1:] > 0)
+        following[:, :-1] = torch.where(together, self.ids[:, 1:], NONE)
+        return following
+
+
+class TextMaker:
+    """Texts of an epoch: other windows and other questions in each, the same on every worker."""
+
+    def __init__(
+        self, config: Pretrain, task: HeadTask, prompts: Prompts, histories: Sequence[Ints]
+    ) -> None:
+        """`prompts` must know yes/no questions; `histories` are training events only.
+
+        Raises:
+            ConfigError: a text may be longer than a row, or prompts do not end with a title.
+        """
+        self._config, self._task, self._prompts = config, task, prompts
+        self._histories = histories
+        self._opening = prompts.of(np.array([], np.int64))
+        longest = task.max_tokens + max(map(len, prompts.questions)) + 1
+        if longest > config.row_tokens:
+            raise ConfigError(
+                f"pretrain.row_tokens ({config.row_tokens}) must hold a prompt and a question, "
+                f"{longest} tokens at most; raise it, or lower task.max_tokens ({task.max_tokens})"
+            )
+        if task.prompt.after:
+            raise ConfigError(
+                "pretrain-tiny learns at the end of every title, so task.prompt.after must be "
+                f"empty, found {task.prompt.after!r}; put it into task.prompt.item"
+            )
+
+    def rows(self, epoch: int) -> Rows:
+        """All rows of an epoch, shuffled."""
+        rng = np.random.default_rng([self._config.seed, epoch])
+        texts = [
+            text
+            for number in rng.permutation(len(self._histories))
+            for text in self._of_user(self._histories[number].tolist(), rng)
+        ]
+        return packed(texts, self._config.row_tokens, rng)
+
+    def _of_user(self, items: list[int], rng: np.random.Generator) -> list[Text]:
+        if self._config.event_dropout:
+            kept = rng.random(len(items)) >= self._config.event_dropout
+            items = [item for item, keep in zip(items, kept, strict=True) if keep]
+        texts: list[Text] = []
+        room = self._task.max_tokens - len(self._opening)
+        first = int(rng.integers(room // 2, room + 1))  # another cut in every epoch
+        start = 0
+        while start < len(items):
+            end, used = start, 0
+            while end < len(items) and end - start < self._task.max_history:
+                cost = len(self._prompts.items[items[end]])
+                if used + cost > first and end > start:
+                    break
+                used, end = used + cost, end + 1
+            texts.append(self._text(items[start:end], items[end : end + 1], set(items), rng))
+            start, first = end, room
+        return texts
+
+    def _text(
+        self, shown: list[int], following: list[int], own: set[int], rng: np.random.Generator
+    ) -> Text:
+        ids, targets = list(self._opening), [NONE] * len(self._opening)
+        for item, target in zip(shown, [*shown[1:], *(following or [NONE])], strict=True):
+            piece = self._prompts.items[item]
+            ids += piece
+            targets += [NONE] * (len(piece) - 1) + [target]
+        answers = [NONE] * len(ids)
+        if following and rng.random() < self._config.yes_no_share:
+            answer = int(rng.integers(2))
+            asked = following[0] if answer else int(rng.integers(len(self._prompts.items)))
+            if answer or asked not in own:
+                question = self._prompts.questions[asked]
+                ids += [*question, self._prompts.answers[answer]]
+                targets += [NONE] * (len(question) + 1)
+                answers += [*[NONE] * (len(question) - 1), answer, NONE]
+        return Text(ids, targets, answers)
+
+
+def packed(texts: Sequence[Text], length: int, rng: np.random.Generator) -> Rows:
+    """Texts packed into rows by best fit, longest first; the rows shuffled."""
+    bins: list[list[Text]] = []
+    free: list[list[int]] = [[] for _ in range(length + 1)]  # rows by the room they have left
+    for text in sorted(texts, key=lambda t: -len(t.ids)):
+        need = len(text.ids)
+        left = next((room for room in range(need, length + 1) if free[room]), None)
+        if left is None:
+            number, left = len(bins), length
+            bins.append([])
+        else:
+            number = free[left].pop()
+        bins[number].append(text)
+        free[left - need].append(number)
+    names = ("ids", "text", "position", "items", "answers")
+    empty = {"ids": 0, "text": 0, "position": 0, "items": NONE, "answers": NONE}
+    columns = {name: np.full((len(bins), length), empty[name], np.int64) for name in names}
+    for row, number in enumerate(rng.permutation(len(bins))):
+        at = 0
+        for place, text in enumerate(bins[number], start=1):
+            part = slice(at, at + len(text.ids))
+            columns["ids"][row, part] = text.ids
+            columns["text"][row, part] = place
+            columns["position"][row, part] = np.arange(len(text.ids))
+            columns["items"][row, part] = text.items
+            columns["answers"][row, part] = text.answers
+            at = part.stop
+    return Rows(**{name: torch.from_numpy(column) for name, column in columns.items()})
