@@ -22,14 +22,14 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from infnet.config import ColumnSplit, InfnetConfig
-from infnet.data import blocks, passes, rows, sample, scan, tasks
+from infnet.config import InfnetConfig
+from infnet.data import blocks, empty_split, passes, rows, sample, scan, tasks
 from infnet.data.overview import write_report
 from infnet.data.passes import KEY, ROW_ID, SPLIT, TIME, History, Pass, Statistic
 from infnet.data.quarantine import too_many
 from infnet.data.rows import Findings, RowReader
 from infnet.data.shards import FORMAT_VERSION, KIND, SPLITS
-from infnet.data.split import Splitter, about_unit, as_written, moment
+from infnet.data.split import Splitter, as_written
 from infnet.data.tasks import ORDER
 from infnet.features.encoder import Encoder
 from infnet.features.feature_set import FeatureSet
@@ -51,6 +51,7 @@ def prepare(config: InfnetConfig, out: str) -> Result:
     """
     started = time.monotonic()
     reader = open_reader(config)
+    empty_split.refuse_early(reader)
     with storage.claim(out), storage.output(out) as staging, session(config.compute):
         cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
         with blocks.ray_data(blocks.block_bytes(_memory_of(reader), cpus)):
@@ -112,7 +113,7 @@ class _Preparation:
         refs = self.read()
         findings = self.findings(refs)
         self.quarantine(findings)
-        self.check(findings)
+        empty_split.refuse(self.reader, findings.rows, findings.times)
         self.sample(refs)
         encoder = Encoder.fit(self.reader.features, findings.summaries[0], self.counts(refs))
         data, statistics, histories = self.derive(refs, findings)
@@ -224,24 +225,6 @@ class _Preparation:
         for number, table in enumerate(found):
             path = self.staging / "quarantine" / f"part-{number:05d}.parquet"
             path.write_bytes(tasks.parquet(table))
-
-    def check(self, findings: Findings) -> None:
-        """Every split must have rows; a log that says itself what is test may have none yet."""
-        may_lack = "test" if isinstance(self.config.data.split, ColumnSplit) else ""
-        counts = zip(SPLITS, findings.rows, strict=True)
-        empty = [name for name, count in counts if not count and name != may_lack]
-        if empty:
-            spans = [
-                f"{name} {count:,} rows"
-                + (f" ({moment(span[0])} to {moment(span[1])})" if span else "")
-                for name, count, span in zip(SPLITS, findings.rows, findings.times, strict=True)
-            ]
-            split = as_written(self.config.data.split)
-            raise ConfigError(
-                f"data.split leaves {' and '.join(empty)} empty: {'; '.join(spans)}; the split is "
-                f"by {self.reader.splitter.column}: {split}; move the cuts"
-                + about_unit(self.reader.log.columns, findings.times)
-            )
 
     # -- histories and statistics -----------------------------------------------------------
 

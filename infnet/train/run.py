@@ -210,9 +210,10 @@ def _data_digest(dataset: str) -> str:
 
 def _to_prepare(config: InfnetConfig, out: str) -> str:
     """Where the dataset of the log is, or will be: named by the digest of all it is made from."""
-    from infnet.data.prepare import open_reader  # checks the log before Ray starts
+    from infnet.data import empty_split
+    from infnet.data.prepare import open_reader
 
-    open_reader(config)
+    empty_split.refuse_early(open_reader(config))  # the log is checked before Ray starts
     made_from = digest_of([config.digest(sections.PREPARE), keys.raw_log(config)])
     return storage.join(out, PREPARED, made_from.removeprefix("sha256:")[:16])
 

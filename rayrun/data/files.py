@@ -63,6 +63,16 @@ class FileLog(RawLog):
             bad = self._check_roles(joined)
             yield joined.select([*wanted, ROW_ID]).append_column(pa.field(BAD, pa.string()), bad)
 
+    def bounds(self, column: str) -> tuple[Any, Any] | None:
+        """From what the files say of their columns; not of one that a side table adds."""
+        if column not in self.own.names:
+            return None
+        found = [self.reader.bounds(file, column) for file in self.files]
+        known = [ends for ends in found if ends is not None]
+        if not known or len(known) < len(found):
+            return None
+        return min(low for low, _ in known), max(high for _, high in known)
+
     def content_digest(self) -> str:
         """Of names and bytes of the files read, side tables included, each in its role."""
         used = [self.files, *(side.files for side in self.sides)]

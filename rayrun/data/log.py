@@ -14,6 +14,7 @@ it.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -66,6 +67,13 @@ class RawLog(ABC):
         Raises:
             ConfigError: the file is damaged or has changed since the log was opened.
         """
+
+    def bounds(self, column: str) -> tuple[Any, Any] | None:
+        """Two values of a column between which all others lie, where the log tells without reading.
+
+        They need not occur; None: not known.
+        """
+        return None
 
     @abstractmethod
     def content_digest(self) -> str:

@@ -23,7 +23,10 @@ from rayrun.data.readers.base import with_row_ids
 from rayrun.data.titles import titles
 from rayrun.data.world import (
     CHUNK_ROWS,
+    DAY_MS,
+    DAYS,
     SCHEMA,
+    START_MS,
     TASKS,
     TRUTH,
     VERSION,
@@ -85,6 +88,10 @@ class SimulatedLog(RawLog):
                 bad=None,
                 rows=table.num_rows,
             )
+
+    def bounds(self, column: str) -> tuple[int, int] | None:
+        """Of the time alone: the simulated days."""
+        return (START_MS, START_MS + DAYS * DAY_MS - 1) if column == "time_ms" else None
 
     def content_digest(self) -> str:
         """Of the configuration and the generator's version: they determine every row."""

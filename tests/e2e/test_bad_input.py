@@ -113,8 +113,7 @@ def test_an_overlapping_split(refused, override, says):
     refused("prepare", SMOKE, "--set", override, says=says)
 
 
-@pytest.mark.ray
-def test_a_split_with_an_empty_part(refused, ray_session, tmp_path):
+def test_a_split_with_an_empty_part(refused, tmp_path):
     rows = [row(n) for n in range(70)]
     says = [
         "data.split leaves valid and test empty",

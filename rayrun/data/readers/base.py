@@ -3,7 +3,7 @@
 """What a reader of a file format offers, and the two columns it adds to every row."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,10 @@ class Reader(Protocol):
 
     def fragments(self, file_index: int, file: File) -> list[Fragment]:
         """The parts of a file that can be read alone."""
+        ...
+
+    def bounds(self, file: File, column: str) -> tuple[Any, Any] | None:
+        """Two values between which all others of a column lie, if the file says so."""
         ...
 
     def read(

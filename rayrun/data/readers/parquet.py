@@ -3,6 +3,7 @@
 """Parquet by row groups, streamed by pages: a large row group costs no more than a small one."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,6 +52,21 @@ class ParquetReader:
         if rows:
             result.append(Fragment(file.uri, file_index, first, rows, size, tuple(groups)))
         return result
+
+    def bounds(self, file: File, column: str) -> tuple[Any, Any] | None:
+        """Of a column of numbers or times, from the statistics of all its row groups."""
+        with self._open(file.uri) as parquet:
+            if not pa.types.is_primitive(parquet.schema_arrow.field(column).type):
+                return None  # text: its order is not that of times, and long values are cut
+            meta = parquet.metadata
+            leaves = [meta.schema.column(at).path for at in range(meta.num_columns)]
+            ends: list[tuple[Any, Any]] = []
+            for number in range(meta.num_row_groups):
+                told = meta.row_group(number).column(leaves.index(column)).statistics
+                if told is None or not told.has_min_max:
+                    return None
+                ends.append((told.min, told.max))
+        return (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
 
     def read(
         self, fragment: Fragment, schema: pa.Schema, names: Sequence[str]

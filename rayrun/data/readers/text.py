@@ -57,6 +57,9 @@ class TextReader:
         """The whole file: delimited text cannot be entered in the middle."""
         return [Fragment(file.uri, file_index, 0, None, file.bytes)]
 
+    def bounds(self, file: File, column: str) -> None:
+        """Text says nothing of its columns."""
+
     def read(
         self, fragment: Fragment, schema: pa.Schema, names: Sequence[str]
     ) -> Iterator[pa.Table]:

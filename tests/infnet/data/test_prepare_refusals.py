@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infnet.data import empty_split
 from infnet.data.prepare import prepare
 from rayrun import manifest, storage
 from rayrun.config import ConfigError
@@ -120,12 +121,14 @@ def test_a_directory_that_another_run_writes_is_refused(prepared, tmp_path):
     holder.communicate()
 
 
-def test_nothing_is_left_of_a_failed_run(prepared, tmp_path):
+def test_nothing_is_left_of_a_failed_run(prepared, tmp_path, monkeypatch):
+    """The split is found to be empty when all rows have been read, as of a long log."""
+    monkeypatch.setattr(empty_split, "QUICK_ROWS", 0)
     rows, _ = prepared
     config = logs.config(
         logs.write(tmp_path / "log", rows),
-        split={"type": "time", "valid_from": "2031-01-01", "test_from": "2032-01-01"},
+        split={"type": "time", "valid_from": "2020-09-20", "test_from": "2020-09-20T00:00:01"},
     )
-    with pytest.raises(ConfigError, match=r"leaves valid and test empty.*train 600 rows"):
+    with pytest.raises(ConfigError, match=r"leaves valid empty: train 371 rows"):
         prepare(config, str(tmp_path / "out"))
     assert not storage.exists(str(tmp_path / "out"))

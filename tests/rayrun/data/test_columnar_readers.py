@@ -69,3 +69,17 @@ def test_nan_in_json_is_missing_and_half_a_character_is_bad(tmp_path):
     table = rows(opened(tmp_path / "a.jsonl"))
     assert table["x"].to_pylist() == [None, 1.5]
     assert table["__bad"].to_pylist() == [None, "t: '\\ud800' is not of type text"]
+
+
+def test_parquet_says_between_which_values_a_column_lies(tmp_path):
+    times = pa.array([5, None, 3, 9], pa.timestamp("ms"))
+    table = pa.table({"n": [{"x": 1}] * 4, "t": times, "s": ["b", "a", "d", "c"]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    log = opened(tmp_path)
+    low, high = log.bounds("t")
+    assert pa.array([low, high], pa.timestamp("ms")).cast(pa.int64()).to_pylist() == [3, 9]
+    assert log.bounds("s") is None
+    pq.write_table(table, tmp_path / "b.parquet", write_statistics=False)
+    assert opened(tmp_path).bounds("t") is None
+    write(tmp_path / "c.csv", "t\n1\n")
+    assert opened(tmp_path / "c.csv").bounds("t") is None
