@@ -26,17 +26,22 @@ from rayrun.object_store import local_path, remote, storage_errors
 
 LEASE_S = 120.0
 
+ANOTHER_OUT = "wait until it ends, or give this run another --out"
+
 _held: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("held", default=frozenset())
 
 
 @contextmanager
-def claim(uri: str | os.PathLike[str], *, lease_s: float = LEASE_S) -> Generator[None]:
+def claim(
+    uri: str | os.PathLike[str], *, lease_s: float = LEASE_S, otherwise: str = ANOTHER_OUT
+) -> Generator[None]:
     """Hold the output `uri` exclusively while the block runs; within one run it may be nested.
 
     Args:
         uri: the output directory; it need not exist.
         lease_s: object stores only: a claim not renewed for this long is void; renewals come
             four times as often.
+        otherwise: what a person may do where another run holds it.
 
     Raises:
         ConfigError: another run holds it; the message names it.
@@ -47,7 +52,7 @@ def claim(uri: str | os.PathLike[str], *, lease_s: float = LEASE_S) -> Generator
     if name in _held.get():
         yield
         return
-    with _local(path) if path is not None else _remote(name, lease_s):
+    with _local(path, otherwise) if path is not None else _remote(name, lease_s, otherwise):
         before = _held.get()
         _held.set(before | {name})
         try:
@@ -66,25 +71,23 @@ def _owner() -> bytes:
     return json.dumps(owner).encode()
 
 
-def _taken(uri: str, holder: bytes) -> ConfigError:
+def _taken(uri: str, holder: bytes, otherwise: str) -> ConfigError:
     try:
         owner = json.loads(holder)
         who = f"process {owner['pid']} on {owner['host']} since {owner['since']}"
         who += f" ({owner['command']})" if owner["command"] else ""
     except (ValueError, KeyError, TypeError):
         who = "another run"
-    return ConfigError(
-        f"{uri} is being written by {who}; wait until it ends, or give this run another --out"
-    )
+    return ConfigError(f"{uri} is being written by {who}; {otherwise}")
 
 
 @contextmanager
-def _local(path: Path) -> Generator[None]:
+def _local(path: Path, otherwise: str) -> Generator[None]:
     path = path.resolve()
     lock = path.parent / f".{path.name}.lock"
     with storage_errors(path):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _lock(path, lock)
+        descriptor = _lock(path, lock, otherwise)
     try:
         yield
     finally:
@@ -94,7 +97,7 @@ def _local(path: Path) -> Generator[None]:
         os.close(descriptor)
 
 
-def _lock(path: Path, lock: Path) -> int:
+def _lock(path: Path, lock: Path, otherwise: str) -> int:
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -108,7 +111,7 @@ def _lock(path: Path, lock: Path) -> int:
             holder = os.pread(descriptor, 4096, 0)
             os.close(descriptor)
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise _taken(str(path), holder) from None
+                raise _taken(str(path), holder, otherwise) from None
             raise
         os.close(descriptor)
 
@@ -118,14 +121,14 @@ def _lock(path: Path, lock: Path) -> int:
 
 
 @contextmanager
-def _remote(uri: str, lease_s: float) -> Generator[None]:
+def _remote(uri: str, lease_s: float, otherwise: str) -> Generator[None]:
     filesystem, path = remote(uri)
     parent, _, name = path.rpartition("/")
     if not parent or not hasattr(filesystem, "call_s3"):
         raise ConfigError(f"{uri} cannot be claimed: an output is a path or s3://BUCKET/KEY")
     lease = _Lease(filesystem, uri, f"{parent}/.{name}.lock", lease_s)
     with storage_errors(uri):
-        lease.take()
+        lease.take(otherwise)
     stop = threading.Event()
     keeper = threading.Thread(target=lease.keep, args=(stop,), name="claim", daemon=True)
     keeper.start()
@@ -150,7 +153,7 @@ class _Lease:
         self.etag = ""
         self.lost = False
 
-    def take(self) -> None:
+    def take(self, otherwise: str) -> None:
         for _ in range(3):
             if self._write(IfNoneMatch="*"):
                 return
@@ -159,10 +162,10 @@ class _Lease:
                 continue
             holder, age_s, etag = found
             if age_s < self.lease_s:
-                raise _taken(self.uri, holder)
+                raise _taken(self.uri, holder, otherwise)
             if self._write(IfMatch=etag):
                 return
-        raise _taken(self.uri, b"")
+        raise _taken(self.uri, b"", otherwise)
 
     def keep(self, stop: threading.Event) -> None:
         while not stop.wait(self.lease_s / 4):
@@ -175,7 +178,7 @@ class _Lease:
         if self.lost:
             raise ConfigError(
                 f"{self.uri} was taken over by another run while this one could not renew its "
-                "claim; what stands there may be mixed: run again into a fresh --out"
+                "claim; what stands there may be mixed: remove it and run again"
             )
         self.filesystem.call_s3("delete_object", Bucket=self.bucket, Key=self.key)
 

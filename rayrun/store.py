@@ -52,6 +52,9 @@ COMPUTING = (
 )
 """Packages whose version decides a result or how it is written."""
 
+TAKE_IT_THEN = "wait until it ends and run again: the same result is then taken from the store"
+"""To whoever asks for what another run is making."""
+
 KEY_DIGITS = 16
 """Hexadecimal digits of the key that name a directory."""
 
@@ -127,7 +130,7 @@ def run(
     uri = key.place(store, prog, verb.name)
     if _state(uri)[0] == "whole":
         return Kept(uri, key.digest, True, Result.read(uri))
-    with storage.claim(uri):
+    with storage.claim(uri, otherwise=TAKE_IT_THEN):
         state, why = _state(uri)  # whoever held the claim before may have made it
         if state == "whole":
             return Kept(uri, key.digest, True, Result.read(uri))

@@ -285,6 +285,8 @@ def test_of_two_at_once_the_second_is_told_who_writes(toy):
         code, _, said = toy("prepare")
         assert code == 2
         assert f"is being written by process {first.pid}" in said.err
+        assert "run again: the same result is then taken from the store" in said.err
+        assert "--out" not in said.err.partition("(")[0] + said.err.rpartition(")")[2]
     finally:
         first.kill()
         first.wait()
