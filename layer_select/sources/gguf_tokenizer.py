@@ -1,0 +1,109 @@
+"""The tokenizer of a GGUF file, rebuilt from its metadata.
+
+`transformers` rebuilds vocabulary, merges and special tokens. What it leaves out is added here:
+the token before a text, the normaliser of Qwen, and the rule of Llama 3 and Mistral's Tekken that a
+word of the vocabulary is never merged from parts. A way of splitting text that is not known is an
+error, for the ids would be wrong in silence.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rayrun.config import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+GPT2_SPLITS = ("gpt-2", "gpt2")
+WHOLE_WORDS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "tekken")
+"""Splits whose vocabularies are looked up before merging (llama.cpp: ignore_merges)."""
+BOS_BY_DEFAULT = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "tekken")
+NORMALISED = ("qwen2", "qwen35", "deepseek-r1-qwen")
+WHOLE = "tokenizer.huggingface.json"
+"""Some files carry the original tokenizer.json as it is."""
+
+
+def tokenizer_from(metadata: Mapping[str, Any], where: str) -> "PreTrainedTokenizerFast":
+    """The tokenizer.
+
+    Raises:
+        ConfigError: no tokenizer in the file, or one of a kind or split that is not known.
+    """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    if WHOLE in metadata:
+        try:
+            backend = Tokenizer.from_str(metadata[WHOLE])
+        except Exception as error:  # the library raises bare Exceptions
+            raise ConfigError(f"{where}: {WHOLE} cannot be read: {error}") from None
+    else:
+        backend = _rebuilt(metadata, where)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **_special(metadata))
+
+
+def _rebuilt(metadata: Mapping[str, Any], where: str) -> Any:
+    from tokenizers import normalizers
+    from transformers.integrations.gguf import gguf_tokenizer_mapping as theirs
+
+    given = {
+        name: metadata[f"tokenizer.{key}"]
+        for key, name in theirs.GGUF_TOKENIZER_MAPPING["tokenizer"].items()
+        if f"tokenizer.{key}" in metadata
+    }
+    kind, split = given.get("tokenizer_type"), given.get("pre_tokenizer_type", "")
+    if not given.get("tokens") or kind not in ("gpt2", "llama"):
+        raise ConfigError(
+            f"{where}: tokenizer.ggml.model must be gpt2 or llama, with tokenizer.ggml.tokens; "
+            f"found {kind!r} with {len(given.get('tokens') or ())} tokens"
+        )
+    known = (*GPT2_SPLITS, *theirs.GGUF_PRE_TOKENIZER_SPLITS)
+    if kind == "gpt2" and split not in known:
+        raise ConfigError(
+            f"{where}: tokenizer.ggml.pre must be one of {', '.join(sorted(known))}; found "
+            f"{split!r}: how this vocabulary splits text is not known here; use the model's "
+            "Hugging Face folder"
+        )
+    backend, _ = theirs.convert_gguf_tokenizer(str(metadata["general.architecture"]), given)
+    if kind == "gpt2":
+        if split in WHOLE_WORDS:
+            backend.model.ignore_merges = True
+        if split in NORMALISED:
+            backend.normalizer = normalizers.NFC()
+    _add_ends(backend, metadata, given)
+    return backend
+
+
+def _add_ends(backend: Any, metadata: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Have the tokens put before and after a text that the file asks for."""
+    from tokenizers import processors
+
+    tokens = given["tokens"]
+    bos = metadata.get("tokenizer.ggml.bos_token_id")
+    eos = metadata.get("tokenizer.ggml.eos_token_id")
+    usual = given["tokenizer_type"] == "llama" or given.get("pre_tokenizer_type") in BOS_BY_DEFAULT
+    before = bos is not None and metadata.get("tokenizer.ggml.add_bos_token", usual)
+    after = eos is not None and metadata.get("tokenizer.ggml.add_eos_token", False)
+    template = [tokens[bos]] * bool(before) + ["$A"] + [tokens[eos]] * bool(after)
+    ends = ([(tokens[bos], bos)] if before else []) + ([(tokens[eos], eos)] if after else [])
+    if ends:
+        backend.post_processor = processors.TemplateProcessing(
+            single=template, pair=[*template, *template[:-1], "$B"], special_tokens=ends
+        )
+    elif given["tokenizer_type"] == "gpt2":
+        backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    else:
+        backend.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B")
+
+
+def _special(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of the special tokens, and the chat template."""
+    tokens = metadata.get("tokenizer.ggml.tokens") or ()
+    keys = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    found = {
+        f"{name}_token": tokens[at]
+        for name, key in keys.items()
+        if (at := metadata.get(f"tokenizer.ggml.{key}_token_id")) is not None and at < len(tokens)
+    }
+    template = metadata.get("tokenizer.chat_template")
+    return {**found, **({"chat_template": template} if template else {})}
