@@ -1,4 +1,4 @@
-"""The `layer-select` command. Its verbs are added with the rooms that do their work; none yet."""
+"""The `layer-select` command: from a language model to the layers that recommending needs."""
 
 import sys
 from collections.abc import Sequence
@@ -6,7 +6,21 @@ from collections.abc import Sequence
 from rayrun.cli import Verb
 from rayrun.cli import main as run_verb
 
-VERBS: tuple[Verb, ...] = ()
+CONFIG = "layer_select.config:LayerSelectConfig"
+
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        name="pretrain-tiny",
+        help="train a small decoder of our own on histories of titles; it must beat popularity",
+        run="layer_select.pretrain.run:pretrain",
+        config=CONFIG,
+        plan="layer_select.pretrain.run:plan",
+        store=True,
+        sections=("data", "task", "pretrain"),
+        inputs=(),
+        reads="layer_select.keys:histories",
+    ),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

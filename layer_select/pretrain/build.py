@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from transformers import PreTrainedTokenizerFast
+
 from layer_select.config import LayerSelectConfig
 from layer_select.pretrain.config import Pretrain
 from layer_select.pretrain.student import Student
@@ -23,7 +25,7 @@ class Made:
     """All of it, the same on every worker."""
 
     sequences: Sequences
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerFast
     prompts: Prompts
     maker: TextMaker
     student: Student
