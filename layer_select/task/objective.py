@@ -3,7 +3,7 @@
 Shapes: B samples, T tokens, D hidden width.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch import Tensor
 from layer_select.task.batch import TaskBatch
 
 
+@runtime_checkable
 class Objective(Protocol):
     """Losses and metrics of single samples; nothing here averages over them."""
 
