@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 
 from infnet.config import InfnetConfig
+from layer_select.config import LayerSelectConfig
 from rayrun.config import ConfigError, load, parse_yaml, validate
 
 ROOT = Path(__file__).parents[1]
+CLASSES = {"infnet": InfnetConfig, "layer_select": LayerSelectConfig}
+"""By the folder below configs/."""
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
@@ -17,9 +20,10 @@ def test_the_walk_finds_them():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_it_loads_and_survives_a_round_trip(path):
-    config = load(InfnetConfig, path)
+    cls = CLASSES[path.relative_to(ROOT / "configs").parts[0]]
+    config = load(cls, path)
     assert config.name
-    again = validate(InfnetConfig, parse_yaml(config.to_yaml(), where="again"), where="again")
+    again = validate(cls, parse_yaml(config.to_yaml(), where="again"), where="again")
     assert again == config
     assert again.digest() == config.digest()
 
@@ -28,6 +32,7 @@ def test_the_configuration_reference_is_current():
     from rayrun.reference import reference
 
     text = reference("Configuration of `infnet`", InfnetConfig)
+    text += "\n" + reference("Configuration of `layer-select`", LayerSelectConfig)
     path = ROOT / "docs" / "config.md"
     import os
 

@@ -59,8 +59,8 @@ class Student(nn.Module):
         )
         self.model.set_attn_implementation("sdpa")
         with torch.no_grad():
-            # Rows of unit length, and P so that the first scores of items have a spread near 1: from
-            # the usual .02 the head needs hundreds of steps before it tells items apart.
+            # Rows of unit length, and a P that gives items scores of a spread near 1 at once: from
+            # the usual .02, the head needs hundreds of steps before it tells items apart.
             self.model.get_input_embeddings().weight.normal_(std=shape.width**-0.5)
         self.projection = nn.Parameter(2.0 * torch.eye(shape.width))
         self._answers, self._weights = list(answers), config.weights
