@@ -46,15 +46,20 @@ class Sums:
         return "absolutes" in self.needs
 
     def add(self, name: str, weight: Tensor, rows: slice, gradients: Tensor) -> None:
-        """Count gradients (b × shape of the weight) of the samples `rows`."""
-        flat = gradients.flatten(1)
+        """Count gradients (b × shape of the weight) of the samples `rows`; they are used up.
+
+        Along the last axis of a weight in its own precision (float32 at least), from there on in
+        float64: eight times as fast as float64 throughout, and as exact to 1e-8.
+        """
+        gradients = _wide(gradients)
         if "squares" in self.needs:
-            self.squares[rows] += torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64) ** 2
-        if "absolutes" in self.needs:
-            taken = (flat * weight.flatten()).abs()
-            self.absolutes[rows] += taken.sum(1, dtype=torch.float64)
+            norms = torch.linalg.vector_norm(gradients, dim=-1).double()
+            self.squares[rows] += norms.square().reshape(len(norms), -1).sum(1)
         if "products" in self.needs:
-            self.add_product(name, weight, gradients.sum(0, dtype=torch.float64))
+            self.add_product(name, weight, gradients.sum(0))
+        if "absolutes" in self.needs:
+            taken = gradients.mul_(weight).abs_().sum(-1).double()
+            self.absolutes[rows] += taken.reshape(len(taken), -1).sum(1)
 
     def add_product(self, name: str, weight: Tensor, gradient: Tensor) -> None:
         """Count the signed sum of the gradients of all samples."""
@@ -183,15 +188,15 @@ def _add_linear(
     tokens, inputs, outputs = a.shape[1], a.shape[2], d.shape[2]
     weight = module.weight.detach()
     if sums.forms or ("squares" in sums.needs and tokens * (inputs + outputs) >= inputs * outputs):
-        single = Sums(sums.needs - {"products"}, sums.squares, sums.absolutes)
         at_once = max(1, FORMED_BYTES // (inputs * outputs * a.element_size()))
         for begin in range(0, len(a), at_once):
             rows = slice(begin, begin + at_once)
-            single.add(f"{name}.weight", weight, rows, formed(a[rows], d[rows]))
-    elif "squares" in sums.needs:
-        sums.squares += square_by_grams(a, d)
-    if "products" in sums.needs:
-        sums.add_product(f"{name}.weight", weight, d.flatten(0, 1).T @ a.flatten(0, 1))
+            sums.add(f"{name}.weight", weight, rows, formed(a[rows], d[rows]))
+    else:
+        if "squares" in sums.needs:
+            sums.squares += square_by_grams(a, d)
+        if "products" in sums.needs:
+            sums.add_product(f"{name}.weight", weight, d.flatten(0, 1).T @ a.flatten(0, 1))
     if module.bias is not None:
         sums.add(f"{name}.bias", module.bias.detach(), slice(None), d.sum(1))
 

@@ -127,15 +127,7 @@ class Engine:
     ) -> None:
         """Wrap a network. Without a process group this process is the only worker."""
         deepspeed = _import(device)
-        dist: Any = torch.distributed
-        if not dist.is_initialized():
-            os.environ.setdefault("LOCAL_RANK", "0")
-            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        deepspeed.init_distributed(
-            dist_backend="nccl" if device.type == "cuda" else "gloo",
-            auto_mpi_discovery=False,
-            verbose=False,
-        )
+        _join(deepspeed, device)
         self.stage = int(config["zero_optimization"]["stage"])
         self._deepspeed = deepspeed
         self.engine: Any = deepspeed.initialize(
@@ -202,6 +194,18 @@ class Engine:
             ) from error
 
 
+def _join(deepspeed: Any, device: torch.device) -> None:
+    dist: Any = torch.distributed
+    if not dist.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    deepspeed.init_distributed(
+        dist_backend="nccl" if device.type == "cuda" else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+    )
+
+
 def _import(device: torch.device) -> Any:
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -211,4 +215,15 @@ def _import(device: torch.device) -> Any:
     # Asked for one, DeepSpeed would probe a compiler for all of its operators, and build a
     # shared-memory all-reduce that training never calls: half a minute. We use none of them.
     vars(deepspeed.ops)["__compatible_ops__"] = defaultdict[str, bool](bool)
+    return deepspeed
+
+
+def partitioner(device: torch.device) -> Any:
+    """The `deepspeed` module, ready to partition modules over the process group (ZeRO-3) without an
+    engine: `deepspeed.zero.Init(module=…)` and `deepspeed.zero.GatheredParameters`.
+
+    Without a process group this process is the only worker.
+    """
+    deepspeed = _import(device)
+    _join(deepspeed, device)
     return deepspeed
