@@ -1,7 +1,8 @@
 """What every form of a model on disk looks like to the rest of layer_select."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ class Info(NamedTuple):
     dtype: torch.dtype
 
 
-class Checkpoint(Protocol):
+class Checkpoint(ABC):
     """A decoder-only language model at rest, read one tensor at a time.
 
     Tensors carry the names of the state dict of `AutoModelForCausalLM.from_config(config)` in
@@ -31,6 +32,7 @@ class Checkpoint(Protocol):
     """How messages call it: a path, a URI or `ollama:NAME`."""
 
     @property
+    @abstractmethod
     def digest(self) -> str:
         """`sha256:…` of what decides its outputs, the same for every form of the same model.
 
@@ -38,18 +40,18 @@ class Checkpoint(Protocol):
         and bytes of every tensor; of a quantised tensor the name of its type and its raw blocks.
         Reads everything once (and remembers the answer). A tied head is counted once.
         """
-        ...
 
     @property
+    @abstractmethod
     def shapes(self) -> Mapping[str, Info]:
         """Every tensor of the state dict; the type is that of the file, float32 if quantised."""
-        ...
 
     @property
+    @abstractmethod
     def quantised(self) -> str | None:
         """Types of the quantised tensors, `Q4_K, Q6_K`; None if all are floating-point numbers."""
-        ...
 
+    @abstractmethod
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """One tensor, in memory of its own; experts are stacked and blocks dequantised on demand.
 
@@ -57,18 +59,17 @@ class Checkpoint(Protocol):
             name: of `shapes`.
             dtype: to convert to; None keeps the type of `shapes`.
         """
-        ...
 
+    @abstractmethod
     def tokenizer(self) -> "PreTrainedTokenizerFast":
         """The tokenizer that came with the model.
 
         Raises:
             ConfigError: there is none, or its vocabulary has more entries than the embedding.
         """
-        ...
 
+    @abstractmethod
     def file(self, name: str) -> bytes | None:
         """A file beside the weights (`item_head.safetensors`), in an Ollama store a layer
         (`template`); None where there is none.
         """
-        ...

@@ -38,13 +38,13 @@ class Metadata:
             value = value[0]
         return decimal(value)
 
-    def need(self, name: str) -> Any:
-        """The entry, which must be there."""
-        value = self.get(name)
-        if value is None:
+    def need(self, name: str, default: int | float | None = None) -> Any:
+        """A positive number, which must be there unless there is a default."""
+        value = self.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise ConfigError(
-                f"{self.where}: the metadata key {self.architecture}.{name} is needed and missing; "
-                "the file is incomplete: convert the model again"
+                f"{self.where}: the metadata key {self.architecture}.{name} must be a positive "
+                f"number, found {value!r}; the file is incomplete: convert the model again"
             )
         return value
 
@@ -77,7 +77,7 @@ def config_from(
         raise ConfigError(f"{where}: token_embd.weight is missing; the file is incomplete")
     heads = data.need("attention.head_count")
     width = data.need("embedding_length")
-    head = data.get("attention.key_length", width // heads)
+    head = data.need("attention.key_length", width // heads)
     _refuse_what_differs(data, head)
     given: dict[str, Any] = {
         "vocab_size": tensors["token_embd.weight"][0],
@@ -85,9 +85,9 @@ def config_from(
         "intermediate_size": data.get("feed_forward_length", 0),
         "num_hidden_layers": data.need("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": data.get("attention.head_count_kv", heads),
+        "num_key_value_heads": data.need("attention.head_count_kv", heads),
         "head_dim": head,
-        "max_position_embeddings": data.get("context_length", 4096),
+        "max_position_embeddings": data.need("context_length", 4096),
         "rms_norm_eps": data.need("attention.layer_norm_rms_epsilon"),
         "tie_word_embeddings": "output.weight" not in tensors,
         "attention_bias": "blk.0.attn_q.bias" in tensors,
@@ -164,7 +164,7 @@ def _gemma2(data: Metadata, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gemma3(data: Metadata, given: dict[str, Any]) -> dict[str, Any]:
-    near = {"rope_type": "default", "rope_theta": data.get("rope.freq_base_swa", 10_000.0)}
+    near = {"rope_type": "default", "rope_theta": float(data.need("rope.freq_base_swa", 10_000.0))}
     return {
         **_gemma(data, given, 6, GEMMA3_27B),
         "final_logit_softcapping": data.get("final_logit_softcapping"),

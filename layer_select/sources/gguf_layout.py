@@ -5,12 +5,13 @@ inverse. All but `PlusOne` only move numbers.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
+@runtime_checkable
 class Layout(Protocol):
     """One way a parameter is laid out."""
 

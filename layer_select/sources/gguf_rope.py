@@ -34,7 +34,7 @@ def rope(data: "Metadata") -> dict[str, Any]:
     """
     given: dict[str, Any] = {
         "rope_type": "default",
-        "rope_theta": float(data.get("rope.freq_base", 10_000.0)),
+        "rope_theta": float(data.need("rope.freq_base", 10_000.0)),
     }
     kind = data.get("rope.scaling.type")
     factor = data.get("rope.scaling.factor")
@@ -53,8 +53,8 @@ def rope(data: "Metadata") -> dict[str, Any]:
         "rope_type": "yarn",
         "factor": float(data.need("rope.scaling.factor")),
         "original_max_position_embeddings": data.need("rope.scaling.original_context_length"),
-        "beta_fast": float(data.get("rope.scaling.yarn_beta_fast", 32.0)),
-        "beta_slow": float(data.get("rope.scaling.yarn_beta_slow", 1.0)),
+        "beta_fast": float(data.need("rope.scaling.yarn_beta_fast", 32.0)),
+        "beta_slow": float(data.need("rope.scaling.yarn_beta_slow", 1.0)),
     }
     if data.family.model_type == "gpt_oss":
         given["truncate"] = False  # of the published models; GGUF has no entry for it
@@ -68,7 +68,7 @@ def llama_factors(data: "Metadata", head: int, factors: np.ndarray) -> dict[str,
         ConfigError: not as many factors as pairs, factors that are no positive numbers, or another
             scaling beside them.
     """
-    theta = float(data.get("rope.freq_base", 10_000.0))
+    theta = float(data.need("rope.freq_base", 10_000.0))
     if factors.shape != (head // 2,) or not np.all(np.isfinite(factors)) or factors.min() <= 0:
         raise ConfigError(
             f"{data.where}: rope_freqs.weight must hold {head // 2} positive factors, one for each "

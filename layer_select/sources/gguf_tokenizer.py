@@ -70,8 +70,21 @@ def _rebuilt(metadata: Mapping[str, Any], where: str) -> Any:
             backend.model.ignore_merges = True
         if split in NORMALISED:
             backend.normalizer = normalizers.NFC()
+    if kind == "llama" and not metadata.get("tokenizer.ggml.add_space_prefix", True):
+        _without_prefix(backend)
     _add_ends(backend, metadata, given)
     return backend
+
+
+def _without_prefix(backend: Any) -> None:
+    """Have no space put before a text (Gemma has none in any case)."""
+    from tokenizers import decoders, pre_tokenizers
+
+    if isinstance(backend.pre_tokenizer, pre_tokenizers.Metaspace):
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+        backend.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
 
 
 def _add_ends(backend: Any, metadata: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 _WRAPPED = ("language_model.", "model.language_model.")
 _NOT_TEXT = re.compile(r"^(model\.)?(vision_tower|multi_modal_projector)\.")
 _RECOMPUTED = re.compile(r"\.rotary_emb\.inv_freq$")

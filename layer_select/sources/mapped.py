@@ -5,12 +5,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from layer_select.sources.checkpoint import Info
+from layer_select.sources.checkpoint import Checkpoint, Info
 from layer_select.sources.deciding import deciding_entries
 from layer_select.sources.reading import reading
 from layer_select.sources.skeleton import skeleton, tied_names
@@ -25,6 +25,7 @@ class RawInfo(NamedTuple):
     quantised: str | None = None
 
 
+@runtime_checkable
 class RawTensors(Protocol):
     """Tensors by the names of the files, read one at a time."""
 
@@ -59,7 +60,7 @@ class Recipe:
     """Elements are moved, not computed with: converting them before or after is the same."""
 
 
-class Mapped:
+class Mapped(Checkpoint):
     """A `Checkpoint` of a configuration, raw tensors and a recipe for every expected name."""
 
     def __init__(
@@ -92,7 +93,12 @@ class Mapped:
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         self._recipes = {name: recipe(name) for name in expected if name not in self._tied}
         self._check_names(set(ignored))
-        self.shapes = self._checked_shapes(expected)
+        self._shapes = self._checked_shapes(expected)
+
+    @property
+    def shapes(self) -> Mapping[str, Info]:
+        """See `Checkpoint`."""
+        return self._shapes
 
     @property
     def quantised(self) -> str | None:
