@@ -15,7 +15,7 @@ from torch import Tensor
 
 from layer_select.families import family_of, follows_period
 from layer_select.sources.checkpoint import Checkpoint
-from layer_select.sources.deciding import head_dim, layer_types, rope_by_type
+from layer_select.sources.deciding import head_dim, layer_types
 from layer_select.sources.gguf_config import GEMMA2_27B, GEMMA3_27B, query_scalar
 from layer_select.sources.gguf_names import rule
 from layer_select.sources.gguf_rope import llama3_factors
@@ -149,9 +149,8 @@ def _entries(writer: GGUFWriter, config: Any, where: str) -> dict[str, np.ndarra
 
 
 def _rope(writer: GGUFWriter, config: Any, head: int, where: str) -> dict[str, np.ndarray]:
-    by_type = rope_by_type(config)
-    near = by_type.get("sliding_attention")
-    given = by_type.get("full_attention") or by_type[""]
+    near = config.rope_parameters.get("sliding_attention")
+    given = _far(config)
     kind = given.get("rope_type", "default")
     writer.add_rope_freq_base(float(given["rope_theta"]))
     if near is not None:
@@ -176,6 +175,11 @@ def _rope(writer: GGUFWriter, config: Any, head: int, where: str) -> dict[str, n
     return {}
 
 
+def _far(config: Any) -> dict[str, Any]:
+    """Rotary parameters of the layers that see everything."""
+    return config.rope_parameters.get("full_attention") or config.rope_parameters
+
+
 def _refuse_what_is_lost(config: Any, where: str) -> None:
     family = family_of(config)
     kind = config.model_type
@@ -184,8 +188,7 @@ def _refuse_what_is_lost(config: Any, where: str) -> None:
     head, share = head_dim(config), config.hidden_size // config.num_attention_heads
     scalar = query_scalar(config.num_hidden_layers, share, head, _LARGEST.get(kind, 0))
     activation = getattr(config, "hidden_act", None) or config.hidden_activation
-    ropes = rope_by_type(config)
-    rope = ropes.get("full_attention") or ropes.get("", {})
+    rope = _far(config)
     known = ("default", "linear", "yarn", "llama3", "longrope")
     only: list[tuple[str, Any, Any]] = [
         ("activation", activation, "gelu_pytorch_tanh" if gemma else "silu"),
@@ -205,7 +208,7 @@ def _refuse_what_is_lost(config: Any, where: str) -> None:
         only.append(("attention_factor", rope.get("attention_factor"), 1.0))
     elif rope.get("attention_factor") is not None or rope.get("mscale") is not None:
         only.append(("attention_factor", rope.get("attention_factor"), None))
-    if near := ropes.get("sliding_attention"):
+    if near := config.rope_parameters.get("sliding_attention"):
         only.append(("rope_type of sliding attention", near.get("rope_type"), "default"))
     for name, found, allowed in only:
         if found != allowed and not (isinstance(allowed, tuple) and found in allowed):
