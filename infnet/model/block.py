@@ -5,6 +5,7 @@ from typing import Literal
 from torch import nn
 
 from infnet.model.flow import HeterogeneousFlow
+from infnet.model.gated import GatedTokens
 from infnet.model.pgu import HomogeneousFlow
 from infnet.model.proxies import Proxies
 from infnet.model.tokens import Tokens
@@ -35,4 +36,4 @@ class Block(nn.Module):
         """Kinds exchange through their proxies; the proxies gate their kind."""
         after, task = self.heterogeneous(tokens, proxies)
         gating = after if self.pgu_source == "post" else proxies
-        return self.homogeneous(tokens._replace(task=task), gating), after
+        return self.homogeneous(tokens._replace(task=GatedTokens(task)), gating), after

@@ -1,16 +1,15 @@
 """Heterogeneous flow: proxies and task tokens read tokens of the other kinds by cross-attention.
 
-Shapes: B rows, N tokens read, P_g vectors of reader g, P all readers' vectors, h heads, D token
-width.
+Shapes: B rows, P_g vectors of reader g, P all readers' vectors, h heads, T tasks, D token width.
 """
 
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from infnet.model.layers import masked_softmax
+from infnet.model.gated import GatedTokens
 from infnet.model.proxies import Proxies
 from infnet.model.tokens import Tokens
 
@@ -20,9 +19,9 @@ class CrossFlow(nn.Module):
 
     Each reader has its own W_Q, W_K, W_V. There are few readers and many tokens, so the products
     are taken the cheap way round, which changes nothing but rounding: Q (W_Q W_Kᵀ) Xᵀ, and (A X)
-    W_V. The tokens are never projected: the cost per reading vector and token is D, not D². With h
-    heads, d_k = D/h and the heads' results stand side by side (the paper has one head and no W_O).
-    A row without a valid token reads 0.
+    W_V. The tokens are never projected: the cost per reading vector and token is D, not D². Nor are
+    they gated one by one, see `GatedTokens`. With h heads, d_k = D/h and the heads' results stand
+    side by side (the paper has one head and no W_O). A row without a valid token reads 0.
     """
 
     def __init__(self, dim: int, num_readers: int, num_heads: int = 1) -> None:
@@ -34,12 +33,9 @@ class CrossFlow(nn.Module):
         )
 
     def forward(
-        self,
-        readers: Sequence[Float[Tensor, "B _ D"]],
-        tokens: Float[Tensor, "B N D"],
-        valid: Bool[Tensor, "B N"] | None = None,
+        self, readers: Sequence[Float[Tensor, "B _ D"]], tokens: GatedTokens
     ) -> list[Float[Tensor, "B _ D"]]:
-        """What each reader gathers. `valid` None: every token counts."""
+        """What each reader gathers."""
         scale = self.query.shape[-1] ** -0.5
         asked = torch.einsum("gdhk,gehk->gdhe", self.query, self.key) * scale
         sizes = [reader.shape[1] * self.num_heads for reader in readers]
@@ -50,9 +46,7 @@ class CrossFlow(nn.Module):
             ],
             dim=1,
         )
-        scores = queries @ tokens.transpose(1, 2)
-        shares = scores.softmax(dim=-1) if valid is None else masked_softmax(scores, valid)
-        read = (shares @ tokens).split(sizes, dim=1)
+        read = tokens.read(queries).split(sizes, dim=1)
         return [self._project(g, part) for g, part in enumerate(read)]
 
     def _project(self, g: int, read: Float[Tensor, "B Ph D"]) -> Float[Tensor, "B Pg D"]:
@@ -108,13 +102,12 @@ class HeterogeneousFlow(nn.Module):
             "categorical": proxies.categorical,
             "sequence": proxies.sequence,
             "task_proxies": proxies.task,
-            "task": tokens.task,
+            "task": tokens.task.gated,
         }
         gathered: dict[str, Tensor] = {}
         for kind, readers in self.readers.items():
-            source: Tensor = getattr(tokens, kind)
-            valid = tokens.valid if kind == "sequence" else None
-            results = self.flows[f"read_{kind}"]([state[r] for r in readers], source, valid)
+            source: GatedTokens = getattr(tokens, kind)
+            results = self.flows[f"read_{kind}"]([state[r] for r in readers], source)
             for reader, result in zip(readers, results, strict=True):
                 gathered[reader] = gathered[reader] + result if reader in gathered else result
         for reader, result in gathered.items():

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from infnet.model.base import BaseModel
 from infnet.model.block import Block, PguSource
 from infnet.model.flow import HeterogeneousFlow
+from infnet.model.gated import GatedTokens, repeat
 from infnet.model.heads import Heads
 from infnet.model.inputs import Inputs
 from infnet.model.pgu import HomogeneousFlow
@@ -122,6 +123,10 @@ class INFNetConfig(BaseModel):
         """
         return INFNet(self, schema)
 
+    def shares_histories(self) -> bool:
+        """A normalisation makes tokens of a history that differ from row to row; else yes."""
+        return not self.layer_norm
+
 
 class INFNet(nn.Module):
     """Read `forward` first: it is the paper, line by line."""
@@ -210,7 +215,7 @@ class INFNet(nn.Module):
         tokens, proxies = self.initial(inputs)
         for block in self.blocks:
             tokens, proxies = block(tokens, proxies)
-        return self.heads(tokens.task.unbind(dim=1))
+        return self.heads(tokens.task.gated.unbind(dim=1))
 
     def initial(self, inputs: Inputs) -> tuple[Tokens, Proxies]:
         """C^(0), S^(0), T^(0) and C̃^(0), S̃^(0), T̃^(0)."""
@@ -231,14 +236,17 @@ class INFNet(nn.Module):
         ]
         nothing = categorical[:, :0]
         tokens = Tokens(
-            categorical=categorical,
-            sequence=torch.cat(events, dim=1) if events else nothing,
-            valid=torch.cat(valid, dim=1) if valid else nothing[..., 0] != 0,
-            task=task,
+            categorical=GatedTokens(categorical),
+            sequence=GatedTokens(torch.cat(events, dim=1), valid=torch.cat(valid, dim=1))
+            if events
+            else GatedTokens(nothing),
+            task=GatedTokens(task),
         )
         proxies = Proxies(
             categorical=self.categorical_proxies(categorical),
-            sequence=self.sequence_proxies(events, valid) if self.sequence_proxies else nothing,
+            sequence=repeat(self.sequence_proxies(events, valid), categorical)
+            if self.sequence_proxies
+            else nothing,
             task=shared
             if self.pooled_task_proxies is None
             else torch.cat([shared, self.pooled_task_proxies(task)], dim=1),

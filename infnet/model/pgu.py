@@ -1,6 +1,6 @@
 """Homogeneous flow: what the proxies gathered comes back to the tokens of their kind as a gate.
 
-Shapes: B rows, N tokens, P proxies, D token width.
+Shapes: B rows, P proxies, D token width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from infnet.model.gated import GatedTokens
 from infnet.model.layers import MLP
 from infnet.model.proxies import Proxies
 from infnet.model.tokens import Tokens
@@ -16,7 +17,7 @@ from infnet.model.tokens import Tokens
 class ProxyGatedUnit(nn.Module):
     """PGU(X, X̃) = X ⊙ g, g = σ(MLP(Flatten(X̃))) ∈ (0,1)^D, the same for all N tokens.
 
-    With `residual`, X + PGU(X, X̃), formed as X ⊙ (1 + g): one pass over the tokens and not two.
+    With `residual`, X + PGU(X, X̃), which is X ⊙ (1 + g). `GatedTokens` keeps the factor apart.
     """
 
     def __init__(
@@ -36,12 +37,10 @@ class ProxyGatedUnit(nn.Module):
         """σ(MLP(Flatten(X̃)))."""
         return self.mlp(proxies.flatten(1)).sigmoid()
 
-    def forward(
-        self, tokens: Float[Tensor, "B N D"], proxies: Float[Tensor, "B P D"]
-    ) -> Float[Tensor, "B N D"]:
+    def forward(self, tokens: GatedTokens, proxies: Float[Tensor, "B P D"]) -> GatedTokens:
         """Gate every token channel by channel."""
         gate = self.gate(proxies)[:, None]
-        return tokens * (1 + gate if self.residual else gate)
+        return tokens.by(1 + gate if self.residual else gate)
 
 
 class HomogeneousFlow(nn.Module):
@@ -77,8 +76,8 @@ class HomogeneousFlow(nn.Module):
 
     def forward(self, tokens: Tokens, proxies: Proxies) -> Tokens:
         """Gate the kinds that are gated here."""
-        gated: dict[str, Tensor] = {}
+        gated: dict[str, GatedTokens] = {}
         for kind in self.kinds:
             after = self.gates[f"gate_{kind}"](getattr(tokens, kind), getattr(proxies, kind))
-            gated[kind] = self.norms[f"norm_{kind}"](after) if self.norms else after
+            gated[kind] = after.map(self.norms[f"norm_{kind}"]) if self.norms else after
         return tokens._replace(**gated)

@@ -1,7 +1,7 @@
 """Tokens: every input of INFNet as vectors of one width.
 
-Shapes: B rows, M categorical tokens, n events of one behaviour type, L events of all types
-together, T tasks, D token width, E width of an event's embeddings side by side.
+Shapes: B rows, n events of one behaviour type, T tasks, D token width, E width of an event's
+embeddings side by side.
 """
 
 from collections.abc import Mapping
@@ -11,17 +11,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from infnet.model.gated import GatedTokens
 from infnet.model.layers import ParallelLinear
 
 
 class Tokens(NamedTuple):
     """The three kinds of tokens, C, S and T of the paper."""
 
-    categorical: Float[Tensor, "B M D"]
-    sequence: Float[Tensor, "B L D"]
-    valid: Bool[Tensor, "B L"]
-    """False where `sequence` is padding."""
-    task: Float[Tensor, "B T D"]
+    categorical: GatedTokens
+    sequence: GatedTokens
+    task: GatedTokens
 
 
 class FeatureTokens(nn.Module):
@@ -42,8 +41,10 @@ class FeatureTokens(nn.Module):
     def forward(self, features: Mapping[str, Float[Tensor, "B _"]]) -> list[Float[Tensor, "B _ D"]]:
         """Tokens of each group of equal width."""
         return [
-            projection(torch.stack([features[name] for name in names], dim=1))
-            for names, projection in zip(self.groups.values(), self.projections, strict=True)
+            projection(torch.cat([features[name] for name in names], 1).unflatten(1, (-1, width)))
+            for (width, names), projection in zip(
+                self.groups.items(), self.projections, strict=True
+            )
         ]
 
 

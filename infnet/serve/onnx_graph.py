@@ -4,7 +4,8 @@ A table becomes one Gather whose data ONNX finds by offset in `tables.safetensor
 wrote it. So `model.onnx` stays small, tables may be larger than the 2 GB a protobuf can hold, and
 whoever loads the graph maps them into memory without a copy.
 
-Shapes: B rows, M categorical fields, K dense columns, n events of a sequence, f ids per event.
+Shapes: B rows, M categorical fields, K dense columns, H histories, n events of a sequence, f ids
+per event. H is an axis of its own where the model shares histories among rows: B, or 1.
 """
 
 import json
@@ -28,7 +29,7 @@ from infnet.model.tables import EmbeddingTables
 from infnet.schema import Schema, TableSpec
 from infnet.tasks import BaseTask
 
-TRACED_ROWS = 3
+TRACED_ROWS, TRACED_HISTORIES = 6, 3
 TRACED_EVENTS = 5
 """Of the first sequence; each following one has a few more, so that no two are taken as equal."""
 TABLE_ROWS = 3
@@ -51,8 +52,9 @@ def write_graph(
     """Write the predictions of a recommender as an ONNX graph.
 
     Inputs are `ids`, `dense`, and for each sequence `<name>.ids`, `<name>.ages`, `<name>.lengths`
-    (shapes as in `Batch`, with at least one row and one event, padding included); outputs are one
-    float32 [B] per task, in the order of the schema and under its name.
+    (shapes as in `Batch`, with at least one row and one event, padding included; of a model that
+    `shares_histories`, also with one history for all rows); outputs are one float32 [B] per task,
+    in the order of the schema and under its name.
 
     Args:
         network: in `eval()`, built from `config` for `schema`.
@@ -66,14 +68,17 @@ def write_graph(
     """
     stored = stored_tensors(tables)
     model = _Flat(_small_tables(config, schema), network, schema).eval()
-    inputs, names, shapes = _example(schema)
+    inputs, names, shapes = _example(schema, shared=config.shares_histories())
     with _quiet():
+        # That H divides B becomes an assertion of the program, which ONNX leaves out, and not a
+        # guard, for which the tracer would give up.
+        traced = torch.export.export(
+            model, inputs, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True
+        )
         program = torch.onnx.export(
-            model,
-            inputs,
+            traced,
             input_names=names,
             output_names=list(schema.tasks),
-            dynamic_shapes=shapes,
             dynamo=True,
             verbose=False,
         )
@@ -149,9 +154,12 @@ def _small_tables(config: BaseModel, schema: Schema) -> EmbeddingTables:
     return EmbeddingTables(described, copies=config.table_copies(schema))
 
 
-def _example(schema: Schema) -> tuple[tuple[Any, ...], list[str], tuple[Any, ...]]:
+def _example(schema: Schema, *, shared: bool) -> tuple[tuple[Any, ...], list[str], tuple[Any, ...]]:
     """(example inputs, their names, which of their axes vary)."""
-    rows = Dim("rows", min=1)
+    # The tracer takes no size for 1, which would be another graph to it; to ONNX it is the same.
+    rows = Dim("rows", min=4)
+    of_history = Dim("histories", min=2) if shared else rows
+    histories = TRACED_HISTORIES if shared else TRACED_ROWS
     names = ["ids", "dense"]
     sequences: list[tuple[Tensor, Tensor, Tensor]] = []
     shapes: list[tuple[dict[int, Any], ...]] = []
@@ -160,12 +168,12 @@ def _example(schema: Schema) -> tuple[tuple[Any, ...], list[str], tuple[Any, ...
         length = Dim(f"events_{at}", min=1)
         sequences.append(
             (
-                torch.ones((TRACED_ROWS, events, len(slot.tables)), dtype=torch.int64),
-                torch.ones((TRACED_ROWS, events)),
-                torch.full((TRACED_ROWS,), events - 1),
+                torch.ones((histories, events, len(slot.tables)), dtype=torch.int64),
+                torch.ones((histories, events)),
+                torch.full((histories,), events - 1),
             )
         )
-        shapes.append(({0: rows, 1: length}, {0: rows, 1: length}, {0: rows}))
+        shapes.append(({0: of_history, 1: length}, {0: of_history, 1: length}, {0: of_history}))
         names += [f"{slot.name}.ids", f"{slot.name}.ages", f"{slot.name}.lengths"]
     ids = torch.ones((TRACED_ROWS, len(schema.fields)), dtype=torch.int64)
     dense = torch.ones((TRACED_ROWS, schema.dense_width))

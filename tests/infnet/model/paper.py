@@ -91,12 +91,12 @@ def infnet(network: INFNet, inputs: Inputs) -> list[dict[str, torch.Tensor]]:
     tokens, _ = network.initial(inputs)
     results = []
     for row in range(len(inputs.dense)):
-        C = list(tokens.categorical[row])
+        C = list(tokens.categorical.gated[row])
         T = list(network.task_tokens.task)
         histories, at = [], 0
         for slot in network.schema.sequences:
             valid = inputs.valid[slot.name][row]
-            events = tokens.sequence[row, at : at + len(valid)]
+            events = tokens.sequence.gated[row, at : at + len(valid)]
             histories.append([e for e, v in zip(events, valid, strict=True) if v])
             at += len(valid)
         S = [event for history in histories for event in history]

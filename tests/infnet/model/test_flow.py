@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from infnet.model.flow import CrossFlow
+from infnet.model.gated import GatedTokens
 
 VALID = torch.tensor([[True, True, False, True], [False] * 4, [True] * 4])
 
@@ -13,6 +14,10 @@ def case(num_heads: int):
     readers = [torch.randn(3, p, 6, dtype=torch.float64, requires_grad=True) for p in (2, 1)]
     tokens = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
     return flow, readers, tokens
+
+
+def padded(tokens):
+    return GatedTokens(tokens * VALID[..., None], valid=VALID)
 
 
 def plain(flow, readers, tokens):
@@ -26,7 +31,8 @@ def plain(flow, readers, tokens):
 @pytest.mark.parametrize("num_heads", [1, 3])
 def test_cross_flow_is_the_papers_attention_forward_and_backward(num_heads):
     flow, readers, tokens = case(num_heads)
-    ours, expected = flow(readers, tokens, VALID), plain(flow, readers, tokens)
+    ours = flow(readers, padded(tokens))
+    expected = plain(flow, readers, tokens)
     torch.testing.assert_close(ours, expected)
     probes = [torch.randn_like(x) for x in ours]
     inputs = [*readers, tokens, *flow.parameters()]
@@ -41,13 +47,13 @@ def test_cross_flow_is_the_papers_attention_forward_and_backward(num_heads):
 def test_cross_flow_passes_gradcheck_with_an_empty_row():
     flow, readers, tokens = case(2)
     assert torch.autograd.gradcheck(
-        lambda a, b, x: tuple(flow([a, b], x, VALID)), (*readers, tokens)
+        lambda a, b, x: tuple(flow([a, b], padded(x))), (*readers, tokens)
     )
 
 
 def test_a_row_without_valid_tokens_reads_zero_and_sends_no_gradient():
     flow, readers, tokens = case(1)
-    read = flow(readers, tokens, VALID)
+    read = flow(readers, padded(tokens))
     sum(x.sum() for x in read).backward()
     assert all(x[1].eq(0).all() for x in read)
     assert tokens.grad[1].eq(0).all()
@@ -55,7 +61,7 @@ def test_a_row_without_valid_tokens_reads_zero_and_sends_no_gradient():
 
 def test_a_source_of_no_tokens_at_all_reads_zero():
     flow, readers, tokens = case(1)
-    read = flow(readers, tokens[:, :0], VALID[:, :0])
+    read = flow(readers, GatedTokens(tokens[:, :0], valid=VALID[:, :0]))
     assert all(x.eq(0).all() for x in read)
     sum(x.sum() for x in read).backward()
     assert all(p.grad.isfinite().all() for p in flow.parameters())
@@ -69,7 +75,7 @@ def test_cross_flow_never_multiplies_tokens_by_a_matrix():
     counts = []
     for tokens in (10, 20):
         with FlopCounterMode(display=False) as counter:
-            flow(readers, torch.randn(3, tokens, 6, dtype=torch.float64))
+            flow(readers, GatedTokens(torch.randn(3, tokens, 6, dtype=torch.float64)))
         counts.append(counter.get_total_flops())
     rows, vectors, dim = 3, 3, 6
     assert counts[1] - counts[0] == 10 * rows * vectors * 4 * dim

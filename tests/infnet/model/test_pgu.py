@@ -1,6 +1,7 @@
 import paper
 import torch
 
+from infnet.model.gated import GatedTokens
 from infnet.model.pgu import ProxyGatedUnit
 
 
@@ -14,7 +15,7 @@ def case():
 
 def test_pgu_is_the_papers_formula_forward_and_backward():
     unit, tokens, proxies = case()
-    ours = unit(tokens, proxies)
+    ours = unit(GatedTokens(tokens), proxies).gated
     rows = zip(tokens, proxies, strict=True)
     expected = torch.stack([torch.stack(paper.gate(unit, list(x), list(p))) for x, p in rows])
     torch.testing.assert_close(ours, expected)
@@ -34,10 +35,10 @@ def test_gates_lie_strictly_between_zero_and_one():
 
 def test_pgu_passes_gradcheck():
     unit, tokens, proxies = case()
-    assert torch.autograd.gradcheck(unit, (tokens, proxies))
+    assert torch.autograd.gradcheck(lambda x, p: unit(GatedTokens(x), p).gated, (tokens, proxies))
 
 
 def test_a_gate_is_shared_by_all_tokens_of_a_row():
     unit, tokens, proxies = case()
-    ratio = unit(tokens, proxies) / tokens
+    ratio = unit(GatedTokens(tokens), proxies).gated / tokens
     torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
