@@ -12,7 +12,7 @@ import pyarrow as pa
 from jaxtyping import Float, Int64
 
 from infnet.features.columns import as_numpy, pc, plain, ranges
-from infnet.schema import Schema, SequenceSlot
+from infnet.schema import DenseSlot, Schema, SequenceSlot
 from rayrun.config import ConfigError
 
 
@@ -45,13 +45,15 @@ class Arrays:
 
     def per_row(self) -> "Arrays":
         """The same with a history for each row."""
-        if len(self) == 1 or not (self.sequences and self.one_history):
-            return self
         count = len(self)
+        if all(len(one.lengths) == count for one in self.sequences.values()):
+            return self
         return replace(
             self,
             sequences={
-                name: SequenceArrays(
+                name: one
+                if len(one.lengths) == count
+                else SequenceArrays(
                     ids=np.repeat(one.ids, count, axis=0),
                     ages=np.repeat(one.ages, count, axis=0),
                     lengths=np.repeat(one.lengths, count),
@@ -109,8 +111,9 @@ def to_arrays(table: pa.Table, schema: Schema) -> Arrays:
     starts = schema.dense_starts
     for slot in schema.dense:
         start = starts[slot.name]
-        dense[:, start : start + slot.width] = _block(table, f"d.{slot.name}", slot.width)
-    sequences = {slot.name: _sequence(table, slot) for slot in schema.sequences}
+        values = shard_column(table, f"d.{slot.name}")
+        dense[:, start : start + slot.width] = dense_block(values, slot)
+    sequences = {slot.name: sequence_of(table, slot) for slot in schema.sequences}
     return Arrays(ids=ids, dense=dense, sequences=sequences)
 
 
@@ -129,35 +132,56 @@ def shard_column(table: pa.Table, name: str) -> pa.Array:
     return plain(table.column(at))
 
 
-def _block(table: pa.Table, name: str, width: int) -> np.ndarray:
-    values = shard_column(table, name)
+def dense_block(values: pa.Array, slot: DenseSlot) -> Float[np.ndarray, "B width"]:
+    """The encoded numbers of one slot.
+
+    Raises:
+        ConfigError: another number of them per row.
+    """
     if pa.types.is_fixed_size_list(values.type):
         found = values.type.list_size
         flat = as_numpy(values.flatten())
     else:
         found, flat = 1, as_numpy(values)
-    if found != width:
+    if found != slot.width:
         raise ConfigError(
-            f"the column {name!r} has {found} numbers per row, the schema needs {width}: it was "
-            "encoded for another schema; run `infnet prepare` with this config"
+            f"the column 'd.{slot.name}' has {found} numbers per row, the schema needs "
+            f"{slot.width}: it was encoded for another schema; run `infnet prepare` with this "
+            "config"
         )
-    return flat.reshape(-1, width)
+    return flat.reshape(-1, slot.width)
 
 
-def _sequence(table: pa.Table, slot: SequenceSlot) -> SequenceArrays:
+def sequence_of(table: pa.Table, slot: SequenceSlot) -> SequenceArrays:
+    """The encoded events of one sequence.
+
+    Raises:
+        ConfigError: a column is missing.
+    """
     ages = shard_column(table, f"s.{slot.name}.ages")
     lengths = as_numpy(pc.list_value_length(ages)).astype(np.int64)
+    ids = [as_numpy(shard_column(table, f"s.{slot.name}.ids.{f}").flatten()) for f in slot.fields]
+    return left_aligned(ids, as_numpy(ages.flatten()), lengths)
+
+
+def left_aligned(
+    fields: Sequence[np.ndarray], ages: np.ndarray, lengths: Int64[np.ndarray, " H"]
+) -> SequenceArrays:
+    """Events of all histories, one history after the other, padded to the longest (at least 1).
+
+    `fields` are the ids of each field.
+    """
     rows, longest = len(lengths), max(1, int(lengths.max(initial=0)))
     # flat place of every event in the padded [rows, longest] rectangle
     full = bool((lengths == longest).all())  # one history for all rows: much cheaper
     place = slice(None) if full else ranges(np.arange(rows) * longest, lengths)
     padded_ages = np.zeros(rows * longest, dtype=np.float32)
-    padded_ages[place] = as_numpy(ages.flatten())
-    ids = np.zeros((rows * longest, len(slot.fields)), dtype=np.int64)
-    for at, field in enumerate(slot.fields):
-        ids[place, at] = as_numpy(shard_column(table, f"s.{slot.name}.ids.{field}").flatten())
+    padded_ages[place] = ages
+    ids = np.zeros((rows * longest, len(fields)), dtype=np.int64)
+    for at, values in enumerate(fields):
+        ids[place, at] = values
     return SequenceArrays(
-        ids=ids.reshape(rows, longest, len(slot.fields)),
+        ids=ids.reshape(rows, longest, len(fields)),
         ages=padded_ages.reshape(rows, longest),
         lengths=lengths,
     )

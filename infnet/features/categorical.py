@@ -112,12 +112,15 @@ class CategoricalFeature(Feature):
     def ids(self, name: str, values: pa.Array, fitted: Fitted) -> np.ndarray:
         """int32 ids of raw values, each distinct value looked up once."""
         distinct = plain(values).dictionary_encode("encode")
-        if isinstance(self.encoding, HashIds):
-            bucket = hash_values(distinct.dictionary) % np.uint64(self.encoding.buckets)
-            known = bucket.astype(np.int32) + np.int32(FIRST_KNOWN)
-        else:
-            known = fitted.vocabularies[self.table_name(name)].ids(distinct.dictionary)
+        known = self.ids_of(name, hash_values(distinct.dictionary), fitted)
         return known[as_numpy(distinct.indices)]
+
+    def ids_of(self, name: str, hashes: np.ndarray, fitted: Fitted) -> np.ndarray:
+        """`ids` of values whose hashes are known."""
+        if isinstance(self.encoding, HashIds):
+            bucket = hashes % np.uint64(self.encoding.buckets)
+            return bucket.astype(np.int32) + np.int32(FIRST_KNOWN)
+        return fitted.vocabularies[self.table_name(name)].find(hashes)
 
     def slots(self, name: str, fitted: Fitted) -> Slots:
         """One field."""

@@ -266,7 +266,7 @@ class Encoder:
             user = self.features.roles.user
             assert user is not None
             past = histories_of(
-                self._lookup(self.histories, name),
+                self.lookup(self.histories, name),
                 row_keys(rows, [user]),
                 as_numpy(column(rows, "__time")),
             )
@@ -274,14 +274,19 @@ class Encoder:
         for name, demand in demands.statistics.items():
             if f"__statistic.{name}.count" in rows.column_names:
                 continue
-            lookup = self._lookup(self.statistics, name)
+            lookup = self.lookup(self.statistics, name)
             count, total = statistics_of(lookup, row_keys(rows, demand.key))
-            rows = rows.append_column(f"__statistic.{name}.count", count)
-            rows = rows.append_column(f"__statistic.{name}.sum", total)
+            rows = rows.append_column(f"__statistic.{name}.count", pa.array(count))
+            rows = rows.append_column(f"__statistic.{name}.sum", pa.array(total))
         return rows
 
     @staticmethod
-    def _lookup(lookups: Mapping[str, Lookup], name: str) -> Lookup:
+    def lookup(lookups: Mapping[str, Lookup], name: str) -> Lookup:
+        """That of a feature, of `statistics` or `histories`.
+
+        Raises:
+            ConfigError: the encoder was read without its look-ups.
+        """
         if name not in lookups:
             raise ConfigError(
                 f"features.{name} needs its look-up table to derive columns; "

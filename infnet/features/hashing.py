@@ -18,6 +18,8 @@ from infnet.features.columns import column, text
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _NULL = np.uint64(0x1F83D9ABFB41BD6B)
+FURTHER = 1
+"""Seed of the second and later columns of a key, so that (a, b) and (b, a) differ."""
 _BYTES = np.array([(1 << (8 * n)) - 1 for n in range(8)] + [2**64 - 1], dtype=np.uint64)
 
 
@@ -65,7 +67,15 @@ def row_keys(rows: pa.Table, columns: Sequence[str]) -> np.ndarray:
 
     The `user` column of shards and the keys of the look-up tables are made by it.
     """
-    key = hash_values(column(rows, columns[0]))
-    for name in columns[1:]:
-        key = mix(key) ^ hash_values(column(rows, name), seed=1)
+    first, *others = columns
+    return as_keys(
+        hash_values(column(rows, first)),
+        *(hash_values(column(rows, name), seed=FURTHER) for name in others),
+    )
+
+
+def as_keys(key: np.ndarray, *further: np.ndarray) -> np.ndarray:
+    """`row_keys` of hashes: those of the first column, and of further ones (seed `FURTHER`)."""
+    for hashes in further:
+        key = mix(key) ^ hashes
     return (key >> np.uint64(1)).astype(np.int64)

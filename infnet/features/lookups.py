@@ -43,13 +43,13 @@ class Lookup:
         return at, self.keys[at] == keys
 
 
-def statistics_of(lookup: Lookup, keys: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """(count, sum) of each key, 0 where the key is new."""
+def statistics_of(lookup: Lookup, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(count, sum) of each key, float64, 0 where the key is new."""
     at, found = lookup.find(keys)
     if not len(lookup.keys):
-        return pa.array(np.zeros(len(keys))), pa.array(np.zeros(len(keys)))
+        return np.zeros(len(keys)), np.zeros(len(keys))
     count, total = (as_numpy(plain(lookup.values[name]))[at] for name in ("count", "sum"))
-    return pa.array(np.where(found, count, 0.0)), pa.array(np.where(found, total, 0.0))
+    return np.where(found, count, 0.0), np.where(found, total, 0.0)
 
 
 def histories_of(lookup: Lookup, keys: np.ndarray, times: np.ndarray) -> pa.Array:

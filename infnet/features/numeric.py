@@ -5,9 +5,9 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from infnet.features.base import Fitted, Problem
-from infnet.features.columns import column, numbers
-from infnet.features.scaled import ScaledNumber, transformed
+from infnet.features.base import Fitted
+from infnet.features.columns import numbers
+from infnet.features.scaled import ScaledNumber
 
 
 class NumericFeature(ScaledNumber):
@@ -16,18 +16,19 @@ class NumericFeature(ScaledNumber):
     type: Literal["numeric"] = "numeric"
     column: str
 
-    def columns(self, name: str) -> frozenset[str]:
+    def inputs(self) -> tuple[str, ...]:
         """The column."""
-        return frozenset([self.column])
+        return (self.column,)
 
-    def raw_values(self, rows: pa.Table) -> np.ndarray:
+    def combine(self, *numbers: np.ndarray) -> np.ndarray:
         """The column as it stands."""
-        return numbers(column(rows, self.column))[0]
+        return numbers[0]
 
-    def problems(self, name: str, rows: pa.Table) -> list[Problem]:
-        """Text that is no number, infinities, and values that log1p has no answer for."""
-        return self.unreadable(rows, self.column) + self.beyond_log1p(rows, self.column)
+    @property
+    def formula(self) -> str:
+        """The column."""
+        return self.column
 
     def ids(self, name: str, values: pa.Array, fitted: Fitted) -> np.ndarray:
         """Buckets of raw values."""
-        return self._bucket_ids(transformed(numbers(values)[0], self.transform), fitted)
+        return self.ids_of(numbers(values)[0], fitted)

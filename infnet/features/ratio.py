@@ -3,11 +3,8 @@
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 from pydantic import model_validator
 
-from infnet.features.base import Problem
-from infnet.features.columns import column, numbers
 from infnet.features.scaled import ScaledNumber
 
 
@@ -29,18 +26,18 @@ class RatioFeature(ScaledNumber):
             raise ValueError(f"smoothing must be at least 0, found {self.smoothing}")
         return self
 
-    def columns(self, name: str) -> frozenset[str]:
+    def inputs(self) -> tuple[str, ...]:
         """Both."""
-        return frozenset([self.numerator, self.denominator])
+        return self.numerator, self.denominator
 
-    def raw_values(self, rows: pa.Table) -> np.ndarray:
+    def combine(self, *numbers: np.ndarray) -> np.ndarray:
         """The quotient."""
-        above = numbers(column(rows, self.numerator))[0]
-        below = numbers(column(rows, self.denominator))[0] + self.smoothing
+        above, below = numbers
+        below = below + self.smoothing
         quotient = above / np.where(below == 0, np.nan, below)
         return np.where(np.isinf(quotient), np.nan, quotient)
 
-    def problems(self, name: str, rows: pa.Table) -> list[Problem]:
-        """Parts that are no finite numbers, and quotients that log1p has no answer for."""
-        found = self.unreadable(rows, self.numerator, self.denominator)
-        return found + self.beyond_log1p(rows, f"{self.numerator} / {self.denominator}")
+    @property
+    def formula(self) -> str:
+        """The quotient."""
+        return f"{self.numerator} / {self.denominator}"

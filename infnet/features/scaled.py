@@ -60,7 +60,7 @@ def scaled(values: np.ndarray, state: Json) -> np.ndarray:
 
 
 class ScaledNumber(Feature):
-    """One number per row. Subclasses say how it is computed (`raw_values`)."""
+    """One number per row. Subclasses say what it is made of (`inputs`) and how (`combine`)."""
 
     transform: Transform = "none"
     """`log1p` for amounts (−1 and below are bad rows), `signed_log` where both signs occur."""
@@ -90,27 +90,46 @@ class ScaledNumber(Feature):
             )
         return self
 
-    def raw_values(self, rows: pa.Table) -> np.ndarray:
-        """float64 before the transform, NaN where missing."""
+    def inputs(self) -> tuple[str, ...]:
+        """The columns it is made of, in the order of `combine`."""
         raise NotImplementedError
 
+    def combine(self, *numbers: np.ndarray) -> np.ndarray:
+        """float64 before the transform, NaN where missing, from the numbers of the columns."""
+        raise NotImplementedError
+
+    @property
+    def formula(self) -> str:
+        """What it is, in the words of an error."""
+        raise NotImplementedError
+
+    def columns(self, name: str) -> frozenset[str]:
+        """All inputs."""
+        return frozenset(self.inputs())
+
     def _values(self, rows: pa.Table) -> np.ndarray:
-        return transformed(self.raw_values(rows), self.transform)
+        raw = self.combine(*(numbers(column(rows, name))[0] for name in self.inputs()))
+        return transformed(raw, self.transform)
 
     def check_columns(self, name: str, schema: pa.Schema) -> None:
         """Numbers, or text that is read as numbers."""
         for read in sorted(self.columns(name)):
             check_number(schema, read, f"features.{name}")
 
-    def unreadable(self, rows: pa.Table, *names: str) -> list[Problem]:
-        """Rows in which a column holds something that is no finite number."""
-        return [Problem(numbers(column(rows, n))[1], f"{n} is not a finite number") for n in names]
+    def problems(self, name: str, rows: pa.Table) -> list[Problem]:
+        """Inputs that are no finite numbers, and what log1p has no answer for."""
+        return self.problems_of([numbers(column(rows, name)) for name in self.inputs()])
 
-    def beyond_log1p(self, rows: pa.Table, what: str) -> list[Problem]:
-        """Rows that log1p has no answer for."""
-        if self.transform != "log1p":
-            return []
-        return [Problem(self.raw_values(rows) <= -1, f"{what} is -1 or less, under log1p")]
+    def problems_of(self, read: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Problem]:
+        """`problems` of what `columns.numbers` gives for each input."""
+        found = [
+            Problem(bad, f"{name} is not a finite number")
+            for name, (_, bad) in zip(self.inputs(), read, strict=True)
+        ]
+        if self.transform == "log1p":
+            beyond = self.combine(*(values for values, _ in read)) <= -1
+            found.append(Problem(beyond, f"{self.formula} is -1 or less, under log1p"))
+        return found
 
     def summarise(self, name: str, rows: pa.Table) -> Json:
         """Moments, or the sample behind the quantiles."""
@@ -153,10 +172,23 @@ class ScaledNumber(Feature):
         values = self._values(rows)
         if self.buckets is not None:
             return {f"c.{name}": pa.array(self._bucket_ids(values, fitted))}
+        if self.missing == "zero":
+            return {f"d.{name}": pa.array(scaled(values, fitted.state))}
+        return {f"d.{name}": block(self._dense(values, fitted))}
+
+    def ids_of(self, raw: np.ndarray, fitted: Fitted) -> np.ndarray:
+        """int32 buckets of what `combine` gives."""
+        return self._bucket_ids(transformed(raw, self.transform), fitted)
+
+    def dense_of(self, raw: np.ndarray, fitted: Fitted) -> np.ndarray:
+        """float32 [rows, width] of what `combine` gives."""
+        return self._dense(transformed(raw, self.transform), fitted)
+
+    def _dense(self, values: np.ndarray, fitted: Fitted) -> np.ndarray:
         number = scaled(values, fitted.state)
         if self.missing == "zero":
-            return {f"d.{name}": pa.array(number)}
-        return {f"d.{name}": block(np.stack([number, np.isnan(values)], axis=1))}
+            return number[:, None]
+        return np.stack([number, np.isnan(values).astype(np.float32)], axis=1)
 
     def id_table(self, name: str, fitted: Fitted) -> TableSpec:
         """Padding, unknown (never given), missing, then the buckets from low to high."""

@@ -16,6 +16,11 @@ MAX_LENGTH = 512
 MS_PER_DAY = 86_400_000.0
 
 
+def age(now: np.ndarray, then: np.ndarray) -> np.ndarray:
+    """float32 days from an event to the row, of times in milliseconds."""
+    return ((now - then) / MS_PER_DAY).astype(np.float32)
+
+
 class SequenceFeature(Feature):
     """One behaviour type: s_a in INFNet.
 
@@ -122,6 +127,6 @@ class SequenceFeature(Feature):
         ages = np.zeros(len(events), dtype=np.float32)
         if not self.column:
             now = np.repeat(as_numpy(column(rows, "__time")), lengths)
-            ages = ((now - as_numpy(events.field("__time"))) / MS_PER_DAY).astype(np.float32)
+            ages = age(now, as_numpy(events.field("__time")))
         encoded[f"s.{name}.ages"] = as_lists(ages, lengths)
         return encoded

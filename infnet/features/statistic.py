@@ -130,6 +130,13 @@ class StatisticFeature(Feature):
         """`d.<name>.<output>`."""
         count = as_numpy(column(rows, f"__statistic.{name}.count"))
         total = as_numpy(column(rows, f"__statistic.{name}.sum"))
+        encoded = self.outputs_of(count, total, fitted)
+        return {f"d.{name}.{output}": pa.array(values) for output, values in encoded.items()}
+
+    def outputs_of(
+        self, count: np.ndarray, total: np.ndarray, fitted: Fitted
+    ) -> dict[str, np.ndarray]:
+        """float32 outputs of counts and sums."""
         prior, deviation = fitted.state["prior"], fitted.state["deviation"]
         mean = (total + self.smoothing * prior) / (count + self.smoothing)
         rate = np.clip(mean, SMALLEST_RATE, 1 - SMALLEST_RATE)
@@ -137,9 +144,7 @@ class StatisticFeature(Feature):
             mean = (mean - prior) / deviation if deviation > 0 else np.zeros_like(mean)
         found = {"count": np.log1p(count), "mean": mean, "logit": np.log(rate) - np.log1p(-rate)}
         return {
-            f"d.{name}.{output}": pa.array(
-                np.clip(found[output], -LARGEST, LARGEST).astype(np.float32)
-            )
+            output: np.clip(found[output], -LARGEST, LARGEST).astype(np.float32)
             for output in self.outputs
         }
 

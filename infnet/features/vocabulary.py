@@ -14,6 +14,7 @@ from infnet.features.columns import pc, plain, text
 from infnet.features.hashing import hash_values
 from infnet.schema import FIRST_KNOWN, UNKNOWN
 
+_UNKNOWN = np.int32(UNKNOWN)
 COUNTS = pa.schema([("value", pa.string()), ("count", pa.int64())])
 
 
@@ -37,7 +38,8 @@ class Vocabulary:
         self.values = text(values)
         hashes = hash_values(self.values)
         order = np.argsort(hashes, kind="stable")
-        self._sorted, self._order = hashes[order], order
+        self._sorted = hashes[order]
+        self._ids = (order + FIRST_KNOWN).astype(np.int32)
         assert len(order) < 2 or (self._sorted[1:] != self._sorted[:-1]).all(), "64-bit collision"
 
     @classmethod
@@ -60,13 +62,15 @@ class Vocabulary:
 
     def ids(self, values: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """int32 ids; 1 where the value is not in the vocabulary."""
-        asked = text(values)
-        if not len(self):
-            return np.full(len(asked), UNKNOWN, dtype=np.int32)
-        hashes = hash_values(asked)
-        at = np.minimum(np.searchsorted(self._sorted, hashes), len(self) - 1)
-        found = self._sorted[at] == hashes
-        return np.where(found, self._order[at] + FIRST_KNOWN, UNKNOWN).astype(np.int32)
+        return self.find(hash_values(values))
+
+    def find(self, hashes: np.ndarray) -> np.ndarray:
+        """`ids` of values whose hashes are known."""
+        if not len(self._ids):
+            return np.full(len(hashes), UNKNOWN, dtype=np.int32)
+        at = self._sorted.searchsorted(hashes)
+        known = self._sorted.take(at, mode="clip") == hashes  # past the end there is none
+        return np.where(known, self._ids.take(at, mode="clip"), _UNKNOWN)
 
     def table(self) -> pa.Table:
         """One column `value`, in the order of the ids."""

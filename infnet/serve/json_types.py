@@ -76,18 +76,25 @@ class JsonType:
         Raises:
             BadValueError: the first one that is not as needed.
         """
-        types = set(map(type, values)) - {type(None)}
-        if self.item and types <= {list}:
+        if self.item and set(map(type, values)) <= {list, type(None)}:
             return self._lists(values, self.item)
-        if types <= self.ready:
-            try:
-                found = pa.array(values, self.arrow)
-            except _REFUSALS:
-                pass
-            else:
-                if float not in types or np.isfinite(as_numpy(found.drop_null())).all():
-                    return found
+        found = self.whole(values)
+        if found is not None:
+            return found
         return pa.array([self._checked(at, v) for at, v in enumerate(values)], self.arrow)
+
+    def whole(self, values: Sequence[Any]) -> pa.Array | None:
+        """`array`, if Arrow takes all values as they are: no look at each of them is needed."""
+        types = set(map(type, values)) - {type(None)}
+        if not types <= self.ready:
+            return None
+        try:
+            found = pa.array(values, self.arrow)
+        except _REFUSALS:
+            return None
+        if float in types and not np.isfinite(as_numpy(found.drop_null())).all():
+            return None
+        return found
 
     def _checked(self, at: int, value: Any) -> Any:
         if value is None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from infnet.features.arrays import Arrays, to_arrays, together
-from infnet.features.request import encode_arrays
+from infnet.features.arrays import Arrays, together
+from infnet.features.compiled import RequestEncoder
 from infnet.serve.bundle import Bundle
 from infnet.serve.decode import RequestError
 from infnet.serve.request import Request, RequestReader
@@ -54,6 +54,7 @@ class Predictor:
         self.bundle = bundle
         self._batch_rows = options.batch_rows
         self._reader = RequestReader(bundle.encoder, max_candidates=options.max_candidates)
+        self._encoder = RequestEncoder(bundle.encoder)
 
     def encode(self, body: bytes) -> Encoded:
         """A request body, checked and encoded as the rows of the log were.
@@ -84,14 +85,8 @@ class Predictor:
         return [self._answer(np.concatenate(parts)) for parts in found]
 
     def _encode(self, request: Request, start: int) -> Arrays:
-        part = request[start : start + self._batch_rows]
-        rows = encode_arrays(
-            self.bundle.encoder,
-            shared=part.shared,
-            candidates=part.candidates,
-            histories=part.histories,
-        )
-        return to_arrays(rows, self.bundle.schema)
+        candidates = request.candidates.between(start, start + self._batch_rows)
+        return self._encoder.encode(request.shared, candidates, request.histories)
 
     def _parts(self, encoded: Sequence[Encoded]) -> Iterator[tuple[int, Arrays]]:
         for owner, one in enumerate(encoded):

@@ -18,14 +18,14 @@ def history_lookup(by_key: dict[int, list[int]]) -> Lookup:
 def test_keys_are_found_in_any_order():
     table = pa.table({"key": [30, 10, 20], "count": [3.0, 1.0, 2.0], "sum": [0.3, 0.1, 0.2]})
     count, total = statistics_of(Lookup.of(table, "features.s"), np.array([20, 5, 30, 99, 10]))
-    assert count.to_pylist() == [2, 0, 3, 0, 1]
-    assert total.to_pylist() == [0.2, 0, 0.3, 0, 0.1]
+    assert count.tolist() == [2, 0, 3, 0, 1]
+    assert total.tolist() == [0.2, 0, 0.3, 0, 0.1]
 
 
 def test_an_empty_table_knows_nothing():
     empty = pa.table({"key": pa.array([], pa.int64()), "count": [], "sum": []})
     count, total = statistics_of(Lookup.of(empty, "features.s"), np.array([1, 2]))
-    assert count.to_pylist() == total.to_pylist() == [0, 0]
+    assert count.tolist() == total.tolist() == [0, 0]
     assert histories_of(history_lookup({}), np.array([1]), np.array([5])).to_pylist() == [[]]
 
 
