@@ -6,7 +6,7 @@ on the validation samples, loss and metrics; early stopping watches the latter.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
@@ -16,6 +16,7 @@ from rayrun.config import Config, ConfigError, Json
 LOWER_IS_BETTER = ("loss", "nll", "perplexity")
 
 
+@runtime_checkable
 class Measured(Protocol):
     """Losses and metrics of sets of layers: `layer_select.coalitions.Coalitions`."""
 
