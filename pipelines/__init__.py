@@ -6,3 +6,6 @@ command needs beside them it imports inside its function.
 
 PIPELINES = {"recommender": "pipelines.recommender:recommender"}
 """Every pipeline by name, and where its function is."""
+
+PROGRAMS = {"recommender": "infnet"}
+"""The command whose verb `deploy` puts the bundle of a pipeline on Serve."""

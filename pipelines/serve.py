@@ -1,4 +1,7 @@
-"""`run --serve`: a Ray in this process serves what the pipeline deploys, and is asked."""
+"""`run --serve`: a Ray in this process serves what the pipeline deploys, and is asked.
+
+Where the gate blocks the new model, the live one is served as it stands.
+"""
 
 import contextlib
 import json
@@ -10,8 +13,9 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines import PROGRAMS
 from pipelines.compiled import PipelineError
-from pipelines.run import DONE, explain, new_folder, run_and_report, tell
+from pipelines.run import DONE, INTERRUPTED, LOG, Ended, explain, new_folder, run_and_report, tell
 
 TOP = 5
 """Candidates of an answer that the report shows."""
@@ -50,13 +54,14 @@ def run_and_serve(
         ended = run_and_report(name, text, arguments | {"serve_address": address}, folder, steps)
         if ended.code != 0:
             return explain(ended, again)
-        deployed = ended.steps.get("deploy")
-        if deployed is None or deployed.state != "done":
-            tell(name, ended)
-            print("nothing was deployed, so nothing is served; the report says why", flush=True)
-            return DONE
-        url = _result(deployed.uri)["details"]["url"]
-        answers = ask(url, ended.steps["export"].uri)
+        if ended.steps["deploy"].state == "done":
+            bundle, place = ended.steps["export"].uri, ended.steps["deploy"].uri
+        else:
+            bundle = _live(arguments)
+            print(f"the gate blocked the new model; serving the live one, {bundle}", flush=True)
+            place = _deploy_live(name, arguments, address, bundle, ended)
+        url = _result(place)["details"]["url"]
+        answers = ask(url, bundle)
         _report(folder, name, steps, answers)
         for answer in answers:
             print(
@@ -109,10 +114,19 @@ def ask(url: str, bundle: str) -> list[dict[str, Any]]:
 
 
 def _options(arguments: Mapping[str, Any]) -> Any:
-    """The options of the serving instance: `serve:` of the pipeline's configuration."""
-    from rayrun import storage
-    from rayrun.config import apply_override, parse_yaml, validate
+    """The options of the serving instance."""
+    from rayrun.config import validate
     from rayrun.ray.serve_options import ServeOptions
+
+    where, asked = _serve_section(arguments)
+    known = {key: asked[key] for key in ServeOptions.model_fields if key in asked}
+    return validate(ServeOptions, known, where=f"{where}, serve")
+
+
+def _serve_section(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """`serve:` of the pipeline's configuration, and what to call that configuration."""
+    from rayrun import storage
+    from rayrun.config import apply_override, parse_yaml
 
     source: str = arguments["config"]
     inline = "\n" in source.strip()
@@ -121,9 +135,46 @@ def _options(arguments: Mapping[str, Any]) -> Any:
     raw = parse_yaml(content, where=where)
     for override in arguments.get("sets", []):
         raw = apply_override(raw, override)
-    asked = raw.get("serve") or {}
-    known = {key: asked[key] for key in ServeOptions.model_fields if key in asked}
-    return validate(ServeOptions, known, where=f"{where}, serve")
+    return where, raw.get("serve") or {}
+
+
+def _live(arguments: Mapping[str, Any]) -> str:
+    """Where the live bundle stands; there is one, for the gate compared with it."""
+    return str(arguments.get("live") or _serve_section(arguments)[1]["live"])
+
+
+def _deploy_live(
+    name: str, arguments: Mapping[str, Any], address: str, bundle: str, ended: Ended
+) -> str:
+    """Put the live bundle on the instance; returns the directory of the deployment's result."""
+    from rayrun.step import run_step
+
+    places = [
+        f"inputs.bundle={bundle}",
+        f"compute={{type: attached, address: '{address}'}}",
+        "serve.live=''",  # it stands there already
+    ]
+    try:
+        with (
+            (ended.folder / LOG).open("a", encoding="utf-8") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            done = run_step(
+                PROGRAMS[name],
+                "deploy",
+                arguments["config"],
+                out=str(ended.folder / "live"),
+                sets=[*arguments.get("sets", []), *places],
+            )
+    except SystemExit as failed:
+        if failed.code == INTERRUPTED:
+            raise KeyboardInterrupt from None
+        raise PipelineError(
+            f"the live bundle {bundle} cannot be served; why stands at the end of "
+            f"{ended.folder / LOG}. Roll back to a bundle that can, or give live=… another place"
+        ) from None
+    return done.uri
 
 
 @contextlib.contextmanager

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import main
+from pipelines.compiled import PipelineError
 from pipelines.run import Ended, explain
+from pipelines.serve import _deploy_live, _live
 from pipelines.view import duration, view
 from rayrun.run_record import Step
 
@@ -95,3 +97,13 @@ def test_a_runner_that_ends_outside_of_the_steps(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "ended with exit code 1 outside of the steps: ModuleNotFoundError: no kfp" in said
     assert f"its log: {tmp_path / 'pipeline.log'}" in said
+
+
+def test_a_live_bundle_that_cannot_be_served_is_told(tmp_path):
+    arguments = {"config": str(SMOKE), "live": str(tmp_path / "nothing")}
+    ended = Ended(tmp_path, {}, 0)
+    with pytest.raises(
+        PipelineError, match=rf"live bundle {tmp_path}/nothing cannot be served; why"
+    ):
+        _deploy_live("recommender", arguments, "127.0.0.1:1", _live(arguments), ended)
+    assert f"error: {tmp_path}/nothing" in (tmp_path / "pipeline.log").read_text()

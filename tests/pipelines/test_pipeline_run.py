@@ -46,11 +46,8 @@ class Place:
     checkout: Path
     root: Path
     scratch: str
-    before: frozenset[Path] = frozenset()
-    """Events of the runs that there were when the last one was started."""
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        self.before = frozenset(self.root.glob("runs/*/events.jsonl"))
         command = [sys.executable, "-m", "pipelines", "run", "recommender", "config=run.yaml"]
         return subprocess.Popen(
             [*command, "--root", str(self.root), *arguments],
@@ -79,19 +76,6 @@ class Place:
             time.sleep(0.1)
         assert left == [], "processes are left"
         return Run(folder, out, err, json.loads((folder / "status.json").read_text()))
-
-    def wait_for(self, child: "subprocess.Popen[str]", step: str, line: str) -> None:
-        """Until a step of the run that was just started says a line that begins so."""
-        until = time.monotonic() + 300
-        while time.monotonic() < until:
-            assert child.poll() is None, child.communicate()
-            for events in set(self.root.glob("runs/*/events.jsonl")) - self.before:
-                for said in events.read_text().splitlines():
-                    event = json.loads(said)
-                    if event["step"] == step and event["line"].startswith(line):
-                        return
-            time.sleep(0.1)
-        raise AssertionError("the step never got there")
 
     def process_of(self, verb: str) -> int:
         """The process of a verb that is running, once it is there."""
@@ -187,20 +171,8 @@ def test_kfp_has_typed_outputs_with_metadata(first):
     assert (outputs.parent / "report").read_text().startswith("<!doctype html>")
 
 
-def test_a_second_run_takes_every_step_from_the_store_and_says_so(place, first):
-    """It also serves: the deployment is an act, not a thing that is kept."""
-    again = place.run("--serve", "--exit", "--set", "serve.port=0")
-    assert again.states() == states("cached", "cached", "cached", "cached", "cached", "done")
-    for step in STEPS[:5]:
-        assert f"{step}: cached" in again.err
-        assert again.uri(step) == first.uri(step)
-    assert "recommender: done, 1 ran, 5 cached" in again.out
-    assert "READY http://127.0.0.1:" in again.out
-    assert "Answers over HTTP" in again.report
-    assert again.report.count("answered in") >= 2
-
-
-def test_a_moved_checkout_and_a_moved_store_re_run_nothing_but_what_is_damaged(place, first):
+def test_moved_with_its_store_it_re_runs_only_what_is_damaged_and_serves(place, first):
+    """The deployment is an act, not a thing that is kept."""
     moved = Place(
         place.checkout.with_name("elsewhere"), place.root.with_name("kept"), place.scratch
     )
@@ -212,34 +184,26 @@ def test_a_moved_checkout_and_a_moved_store_re_run_nothing_but_what_is_damaged(p
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
-    found = moved.run()
-    assert found.states() == states("cached", "cached", "done", "cached", "cached", "skipped")
-    assert found.uri("evaluate") == moved.root / "store/infnet-evaluate" / name
+    found = moved.run("--serve", "--exit", "--set", "serve.port=0")
+    assert found.states() == states("cached", "cached", "done", "cached", "cached", "done")
+    for step in STEPS[:5]:
+        assert found.uri(step) == moved.root / "store" / f"infnet-{step}" / first.uri(step).name
+    for step in ("prepare", "train", "gate", "export"):
+        assert f"{step}: cached" in found.err
     log = (found.folder / "pipeline.log").read_text()
     assert f"{part} is damaged" in log
     assert "removed, making it again" in log
+    assert "recommender: done, 2 ran, 4 cached" in found.out
+    assert "READY http://127.0.0.1:" in found.out
+    assert "Answers over HTTP" in found.report
+    assert found.report.count("answered in") >= 2
 
 
-def test_the_gate_blocks_a_worse_model(place, first):
-    """The live model is trained; the new one has hardly moved from where it began."""
-    found = place.run(
-        f"live={first.uri('export')}",
-        "--set=gate={metric: logloss}",
-        "--set=train.optimizer.lr=1e-9",
-        "--set=train.embeddings.lr=1e-9",
-    )
-    assert found.states() == states("cached", "done", "done", "done", "skipped", "skipped")
-    assert found.status["state"] == "succeeded"
-    assert found.status["steps"]["gate"]["found"].startswith("blocked: ")
-    assert "The gate blocked the new model:" in found.report
-
-
-def test_a_changed_byte_of_the_log_re_runs_everything(place, first):
-    """Same name, size and time. The run is interrupted, then killed, and then goes on."""
-    log = place.checkout / "log.csv"
+def change_a_label(log: Path) -> None:
+    """Of a row of the training period; name, size and time of the file stay as they are."""
     before = log.stat()
     lines = log.read_bytes().split(b"\n")
-    fields = lines[9].split(b",")  # a row of the training period
+    fields = lines[9].split(b",")
     label = lines[0].split(b",").index(b'"is_like"')
     fields[label] = {b"0": b"1", b"1": b"0"}[fields[label]]
     lines[9] = b",".join(fields)
@@ -247,10 +211,33 @@ def test_a_changed_byte_of_the_log_re_runs_everything(place, first):
     os.utime(log, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert log.stat().st_size == before.st_size
 
+
+def test_after_a_changed_byte_of_the_log_a_step_is_killed(place, first):
+    change_a_label(place.checkout / "log.csv")
     child = place.start()
-    place.wait_for(child, "train", "infnet train")
-    place.process_of("train")
-    time.sleep(6)  # in the middle of what it starts
+    os.kill(place.process_of("prepare"), signal.SIGKILL)
+    found = place.end(child, 1)
+    assert found.states() == states("failed", *["skipped"] * 5)
+    assert found.status["steps"]["prepare"]["exit_code"] == 137
+    assert "error: the step prepare was killed (exit code 137)" in found.err
+    assert f"its log: {found.folder / 'pipeline.log'}" in found.err
+    assert "to go on, run again: python -m pipelines run recommender" in found.err
+    assert "prepare failed (exit code 137)" in found.report
+
+
+def test_a_run_is_interrupted_while_it_trains(place, first):
+    """What stands of the training says how far it is; the step is told by SIGTERM."""
+    before = set(place.root.glob("store/infnet-train/*"))
+    child = place.start("--set=train.epochs=400")
+    until = time.monotonic() + 300
+    while not any(
+        json.loads(told.read_text())["done"] > 30
+        for run in set(place.root.glob("store/infnet-train/*")) - before
+        for told in run.glob("ray/model/progress.json")
+    ):
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.1)
     os.kill(child.pid, signal.SIGINT)
     found = place.end(child, 130)
     assert found.states()["prepare"] == "done"
@@ -259,23 +246,34 @@ def test_a_changed_byte_of_the_log_re_runs_everything(place, first):
     assert "interrupted; to go on, run again: python -m pipelines run recommender" in found.err
     assert "Traceback" not in found.err
     assert [n for n in os.listdir(place.scratch) if not n.startswith("torch")] == []
+    (run,) = set(place.root.glob("store/infnet-train/*")) - before
+    assert list(run.glob("ray/model/checkpoint_*"))
 
-    child = place.start()
-    place.wait_for(child, "train", "infnet train")
-    pid = place.process_of("train")
-    os.kill(pid, signal.SIGKILL)
-    found = place.end(child, 1)
-    assert found.states() == states("cached", "failed", *["skipped"] * 4)
-    assert found.status["steps"]["train"]["exit_code"] == 137
-    assert "error: the step train was killed (exit code 137)" in found.err
-    assert f"its log: {found.folder / 'pipeline.log'}" in found.err
-    assert "to go on, run again: python -m pipelines run recommender" in found.err
-    assert "train failed (exit code 137)" in found.report
 
-    found = place.run()
-    assert found.states() == states("cached", "done", "done", "done", "done", "skipped")
-    for step in STEPS[:5]:
+def test_what_the_byte_decides_runs_again_and_where_the_gate_blocks_the_live_model_is_served(
+    place, first
+):
+    """The live model is trained; the new one has hardly moved from where it began."""
+    live = first.uri("export")
+    found = place.run(
+        f"live={live}",
+        "--serve",
+        "--exit",
+        "--set=serve.port=0",
+        "--set=gate={metric: logloss}",
+        "--set=train.optimizer.lr=1e-9",
+        "--set=train.embeddings.lr=1e-9",
+    )
+    assert found.states() == states("cached", "done", "done", "done", "skipped", "skipped")
+    for step in STEPS[:4]:
         assert found.uri(step) != first.uri(step)
+    assert found.status["state"] == "succeeded"
+    assert found.status["steps"]["gate"]["found"].startswith("blocked: ")
+    assert "The gate blocked the new model:" in found.report
+    assert f"the gate blocked the new model; serving the live one, {live}" in found.out
+    assert "READY http://127.0.0.1:" in found.out
+    assert found.out.count("candidates scored in") >= 2
+    assert "Answers over HTTP" in found.report
 
 
 def test_a_step_that_is_refused_says_why_and_ends_with_2(place):
