@@ -132,7 +132,7 @@ def _events(
 
 
 def _array(values: Sequence[Any], kind: pa.DataType, where: str, name: str) -> pa.Array:
-    taken = _moment if pa.types.is_temporal(kind) else _itself
+    taken = _moment if pa.types.is_temporal(kind) else _truth if _boolean(kind) else _no_truth
     wrong = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError, ValueError)
     try:
         return pa.array([taken(value) for value in values], kind)
@@ -149,11 +149,28 @@ def _array(values: Sequence[Any], kind: pa.DataType, where: str, name: str) -> p
 
 def _moment(value: Any) -> Any:
     """JSON has no dates: they are ISO 8601 text, UTC unless it says otherwise."""
+    if isinstance(value, int | float):
+        raise TypeError("a number is no date")
     if not isinstance(value, str):
         return value
     moment = datetime.fromisoformat(value)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _itself(value: Any) -> Any:
+def _truth(value: Any) -> Any:
     return value
+
+
+def _no_truth(value: Any) -> Any:
+    """Arrow would take true as 1.0."""
+    if isinstance(value, bool) or (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and any(isinstance(one, bool) for one in value)
+    ):
+        raise TypeError("a truth value is no number")
+    return value
+
+
+def _boolean(kind: pa.DataType) -> bool:
+    return pa.types.is_boolean(getattr(kind, "value_type", kind))

@@ -67,7 +67,7 @@ def openapi(bundle: Bundle, options: "ScorerServe") -> Json:
 
 def _score(bundle: Bundle, options: "ScorerServe") -> Json:
     answer = {"model": bundle.digest, "predictions": bundle.sample["answer"]}
-    refused = ["422", "413", "429", "503"] + (["401"] if options.token_env else [])
+    refused = ["422", "413", "503"] + (["401"] if options.token_env else [])
     return {
         "summary": "Score candidates for one user",
         "description": (
@@ -129,7 +129,6 @@ def _refusals(options: "ScorerServe") -> Json:
             "candidates[3].price",
             'must be a number, found "cheap"',
         ),
-        "429": ("The caller sends too much; try again later.", busy, "", "too many requests"),
         "503": (
             f"Busy: {options.max_queued_requests} requests already wait for a replica; or not "
             "ready yet.",

@@ -95,6 +95,14 @@ def test_no_candidates_give_no_rows(log, ask):
             {"candidates": [{c: None for c in READ}, {**dict.fromkeys(READ), "item": "x"}]},
             r"candidates\[1\]\.item must be of type int64, found 'x'",
         ),
+        (
+            {"candidates": [{**dict.fromkeys(READ), "number": True}]},
+            r"candidates\[0\]\.number must be of type double, found True",
+        ),
+        (
+            {"candidates": [{**dict.fromkeys(READ), "steps": [1, 2, 3, 4, True]}]},
+            r"candidates\[0\]\.steps must be of type list.* found \[1, 2, 3, 4, True\]",
+        ),
         ({"candidates": [{"item": 1}]}, r"candidates\[0\]\.\w+ is required.*send null if unknown"),
         (
             {"histories": {"clikcs": []}},

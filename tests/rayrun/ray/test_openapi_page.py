@@ -31,6 +31,7 @@ DOCUMENT = {
                 "properties": {
                     "price": {"type": ["number", "null"], "minimum": 0, "description": "in cents"},
                     "events": {"type": "array", "items": {"$ref": "#/components/schemas/Event"}},
+                    "who": {"$ref": "#/components/schemas/Event", "description": "of them"},
                     "kind": {"anyOf": [{"type": "string"}, {"type": "null"}], "enum": ["a", None]},
                     "inner": {"type": "object", "properties": {"deep": {"type": "string"}}},
                 },
@@ -48,6 +49,7 @@ def test_the_page_names_every_field_and_loads_nothing():
         '<a href="/beside/openapi.json">',
         "<code>price</code><td>number or null, required<td>in cents · minimum 0",
         '<code>events</code><td>array of <a href="#Event">Event</a>',
+        '<code>who</code><td><a href="#Event">Event</a><td>of them',
         "<code>kind</code><td>string or null<td>one of a, None",
         "<code>inner.deep</code>",
         "<b>422</b> Wrong type.",
