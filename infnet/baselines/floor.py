@@ -47,6 +47,10 @@ class FloorConfig(BaseModel):
         """No tables."""
         return 0
 
+    def shares_histories(self) -> bool:
+        """It reads none."""
+        return True
+
 
 class Floor(nn.Module):
     """Starts at the mean of the task's own rates where statistics hold their logits, else at 0."""

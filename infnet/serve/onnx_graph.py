@@ -79,6 +79,7 @@ def write_graph(
             traced,
             input_names=names,
             output_names=list(schema.tasks),
+            dynamic_shapes=shapes,
             dynamo=True,
             verbose=False,
         )

@@ -118,6 +118,39 @@ def test_permuting_a_history_changes_nothing(make_schema, make_batch):
         torch.testing.assert_close(after[task], before[task], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("histories", [1, 2])
+@pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if not v.get("layer_norm")])
+def test_rows_can_share_a_history_instead_of_each_having_a_copy(
+    make_schema, make_batch, name, histories
+):
+    schema = make_schema()
+    model = build(schema, **VARIANTS[name]).double()
+    inputs = model.tables(make_batch(schema, 6))._replace(
+        dense=make_batch(schema, 6).dense.double()
+    )
+    few = {
+        of: {n: each[3 : 3 + histories] for n, each in getattr(inputs, of).items()}
+        for of in ("sequences", "valid", "ages")
+    }
+    copied = {
+        of: {n: each.repeat_interleave(6 // histories, dim=0) for n, each in parts.items()}
+        for of, parts in few.items()
+    }
+    shared = model.network(inputs._replace(**few))
+    expected = model.network(inputs._replace(**copied))
+    for task in schema.tasks:
+        torch.testing.assert_close(shared[task], expected[task], rtol=1e-12, atol=1e-12)
+
+
+def test_no_block_writes_the_tokens_of_a_history_anew(make_schema, make_batch):
+    schema = make_schema()
+    model = build(schema)
+    tokens, proxies = model.network.initial(model.tables(make_batch(schema, 4)))
+    after, _ = model.network.blocks[0](tokens, proxies)
+    assert after.sequence.base is tokens.sequence.base
+    assert not torch.equal(after.sequence.gated, tokens.sequence.gated)
+
+
 @pytest.mark.parametrize("option", [{"positions": True}, {"decay": 0.5}])
 def test_with_positions_or_decay_the_order_of_events_matters(make_schema, make_batch, option):
     slot = SequenceSlot(name="s", max_length=6, tables=("item",), fields=("item",), **option)

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-from infnet.features.arrays import to_arrays
+from infnet.features.arrays import Arrays, SequenceArrays, to_arrays
 from infnet.features.request import encode_request
 from infnet.serve import bundle as served
 from infnet.serve.bundle import Bundle, difference
@@ -62,6 +63,40 @@ def test_the_answer_depends_on_the_history(bundle):
     without = encode_request(bundle.encoder, **{**request, "histories": {}})
     answer = np.array([row["click"] for row in bundle.sample["answer"]])
     assert difference(bundle.score(without)["click"], answer).max() > 1e-3
+
+
+@pytest.fixture
+def one_history(bundle) -> Arrays:
+    """Many rows that share the histories of the sample's first candidate."""
+    rows = to_arrays(encode_request(bundle.encoder, **bundle.sample["request"]), bundle.schema)
+    first = {
+        name: SequenceArrays(each.ids[:1], each.ages[:1], each.lengths[:1])
+        for name, each in rows.sequences.items()
+    }
+    again = np.arange(2 * served.ROWS_AT_ONCE + 3) % len(rows)
+    return Arrays(ids=rows.ids[again], dense=rows.dense[again], sequences=first)
+
+
+def test_one_history_of_all_rows_is_read_once_and_gives_what_copies_give(bundle, one_history):
+    assert bundle.shares_histories
+    shared, copies = bundle.score(one_history), bundle.score(one_history.per_row())
+    for task, values in shared.items():
+        assert values.shape == (len(one_history),)
+        assert len(np.unique(values)) > 1
+        assert difference(values, copies[task]).max() < 1e-6
+
+
+def test_a_bundle_of_an_earlier_version_gets_a_history_for_each_row(bundle, copy, one_history):
+    graph = onnx.load(copy / "model.onnx", load_external_data=False)
+    for value in graph.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_param = "rows"
+    onnx.save(graph, copy / "model.onnx")
+    seal(copy)
+    earlier = Bundle.open(str(copy))
+    assert not earlier.shares_histories
+    expected = bundle.score(one_history)
+    for task, values in earlier.score(one_history).items():
+        assert difference(values, expected[task]).max() < 1e-6
 
 
 def test_no_rows_have_no_predictions(bundle):

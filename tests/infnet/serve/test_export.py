@@ -1,5 +1,6 @@
 """The exported graph predicts as torch does, whatever the model, the batch and the histories."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -36,6 +37,7 @@ CHOICES = {
     "layer_norm": True,
     "dropout": 0.2,
 }
+NO_NORM = {"layer_norm": False}
 TASKS = {
     "click": BinaryTask(label="click"),
     "order": ConditionalTask(label="order", given="like"),
@@ -69,6 +71,7 @@ def models(make_schema):
     return {
         "infnet": (INFNetConfig(**SMALL), plain),
         "infnet with every choice": (INFNetConfig(**{**SMALL, **CHOICES}), rich),
+        "infnet with most choices": (INFNetConfig(**{**SMALL, **CHOICES, **NO_NORM}), rich),
         "infnet on numbers alone": (INFNetConfig(**SMALL), numbers),
         "floor": (FloorConfig(), rich),
         "online_stack": (
@@ -171,6 +174,38 @@ def test_the_graph_predicts_as_torch_does(name, graph_of, make_batch, pad):
             assert apart.max() < 1e-5, (what, task)
     named = [value.name for value in session.get_outputs()]
     assert named == [task if task != "ids" else "predict.ids" for task in schema.tasks]
+
+
+SHARING = ["infnet", "infnet with most choices", "infnet on numbers alone", "floor"]
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_one_history_for_all_rows_is_the_same_as_a_copy_for_each(name, graph_of, make_batch):
+    schema, recommender, path = graph_of(name)
+    session = _session(path, "bundle", 1)
+    inputs = [value.name for value in session.get_inputs()]
+    for rows, empty in ((1, False), (2, False), (9, True), (65, False)):
+        batch = make_batch(schema, rows, seed=rows, empty=empty)
+        one = {
+            name: SequenceArrays(s.ids[:1].numpy(), s.ages[:1].numpy(), s.lengths[:1].numpy())
+            for name, s in batch.sequences.items()
+        }
+        shared = dataclasses.replace(arrays(batch), sequences=one)
+        copies = {
+            name: SequenceBatch(*(torch.from_numpy(v) for v in vars(s).values()))
+            for name, s in shared.per_row().sequences.items()
+        }
+        expected = recommender.predict(dataclasses.replace(batch, sequences=copies))
+        values = feeds(shared)
+        found = session.run(None, {name: values[name] for name in inputs})
+        for (task, answer), value in zip(expected.items(), found, strict=True):
+            assert difference(value, answer.numpy(), schema.tasks[task]).max() < 1e-5, (rows, task)
+
+
+def test_a_model_that_reads_each_row_by_itself_has_one_number_of_rows(graph_of):
+    for name in ("infnet with every choice", "online_stack"):
+        inputs = _session(graph_of(name)[2], "bundle", 1).get_inputs()
+        assert {value.shape[0] for value in inputs} == {"rows"}
 
 
 def test_tables_lie_beside_the_graph_and_are_mapped(graph_of, make_batch):

@@ -1,5 +1,6 @@
 """From bodies to predictions: order, independence of the batch, limits on one call of the model."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -99,6 +100,24 @@ def test_requests_scored_together_get_what_each_gets_alone(predictor, bodies, ca
     assert_same(predictor.score([predictor.encode(body) for body in bodies]), expected)
     assert calls == [24]
     assert len({json.dumps(one) for one in expected}) == len(bodies)
+
+
+def test_a_long_history_is_not_copied_to_be_scored_in_company(bundle, predictor, calls):
+    """Two requests of many candidates and one history go alone, the small ones together."""
+    sizes = [(300, 60), (2, 3), (500, 4), (4, 60)]
+    asked = [request(seed, candidates=c, events=e) for seed, (c, e) in enumerate(sizes)]
+    for one in asked:
+        for row in one["candidates"]:
+            row.pop("past")
+        one["user"]["past"] = [3, 1, 4]
+    encoded = [predictor.encode(json.dumps(one).encode()) for one in asked]
+    assert all(one.rows.one_history for one in encoded)
+    found = predictor.score(encoded)
+    assert calls == [300, 500, 6]
+    copies = [dataclasses.replace(one, rows=one.rows.per_row()) for one in encoded]
+    calls.clear()
+    assert_same(found, predictor.score(copies))
+    assert calls == [806]
 
 
 def test_candidates_keep_their_order(predictor):
