@@ -45,9 +45,9 @@ class LossWeights(Config):
 
     next_item: NonNegativeFloat = 1.0
     """Cross-entropy over the catalogue at the end of every title."""
-    next_token: NonNegativeFloat = 0.3
+    next_token: NonNegativeFloat = 1.0
     """Cross-entropy of every next token: gives likelihood its meaning."""
-    answer: NonNegativeFloat = 0.3
+    answer: NonNegativeFloat = 0.5
     """Cross-entropy of the answer to a yes/no question."""
 
 

@@ -68,7 +68,7 @@ def fit(worker: Worker, config: Pretrain, student: Student, maker: TextMaker) ->
             at.tokens += int((batch.text > 0).sum())
             last = at.step == batches and at.epoch + 1 == config.epochs
             if last or at.steps % LOG_EVERY_STEPS == 0:
-                journal.append([at.steps, *_finite(recent / since, at.steps)])
+                journal.append([float(at.steps), *_finite(recent / since, at.steps)])
                 recent, since = torch.zeros_like(recent), 0
             worker.progress(at.steps, batches * config.epochs, _note(journal))
             if last or at.steps % config.checkpoint_every_steps == 0:

@@ -66,7 +66,7 @@ def pretrain(config: LayerSelectConfig, out: str) -> Result:
         build.build(config, tokenizer, sequences)  # what is wrong with it is told before Ray starts
         state = f"{out}.training"
         found = run_on_ray(
-            _on_worker,
+            on_worker,
             {
                 "config": config.to_dict(),
                 "tokenizer": tokenizer,
@@ -207,7 +207,17 @@ def _absolute(uri: str) -> str:
     return uri if path is None else str(path.absolute())
 
 
-def _on_worker(worker: Worker, argument: Json) -> Json:
+def on_worker(worker: Worker, argument: Json) -> Json:
+    """Train, compare and save, on one of the workers of a run.
+
+    Args:
+        worker: of the run; a `SingleWorker` needs no Ray.
+        argument: `config`, the whole configuration; `tokenizer`, its JSON; `data`, the digest of
+            the histories; `infnet_data`, for named sources; `model`, where the folder goes.
+
+    Raises:
+        ConfigError: bad input, or the data here are not those of `data`.
+    """
     if argument["infnet_data"]:
         os.environ.setdefault("INFNET_DATA", argument["infnet_data"])
     config = validate(LayerSelectConfig, argument["config"], where="the configuration of the run")

@@ -79,7 +79,13 @@ class Prompts:
         return pieces
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        try:
+            return self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        except Exception as error:  # the tokenizers library raises nothing more precise
+            raise ConfigError(
+                f"the tokenizer cannot read these titles ({error}); it does not match them, take "
+                "the tokenizer of the model"
+            ) from error
 
     def _check(self, pieces: list[list[int]], texts: Sequence[str]) -> None:
         for piece, text in zip(pieces, texts, strict=True):

@@ -80,7 +80,7 @@ def check_disjoint(
     Raises:
         ConfigError: it does, naming a user.
     """
-    for part in ("validation", "test"):
+    for part in ("test", "validation"):
         targets: dict[int, list[int]] = {}
         for sample in samples[part]:
             targets.setdefault(sample.user, []).append(sample.position)
