@@ -20,6 +20,28 @@ VERBS: tuple[Verb, ...] = (
         inputs=(),
         reads="layer_select.keys:histories",
     ),
+    Verb(
+        name="score",
+        help="what each layer contributes to the task, by every method",
+        run="layer_select.importance.run:score",
+        config=CONFIG,
+        plan="layer_select.importance.run:plan",
+        store=True,
+        sections=("data", "task", "score"),
+        inputs=(),
+        reads="layer_select.keys:to_score",
+    ),
+    Verb(
+        name="select",
+        help="choose the layers that stay, by what the task loses, under a budget",
+        run="layer_select.selection.run:select",
+        config=CONFIG,
+        plan="layer_select.selection.run:plan",
+        store=True,
+        sections=("data", "task", "select", "score.dtype", "score.execution"),
+        inputs=("scores",),
+        reads="layer_select.keys:to_score",
+    ),
 )
 
 

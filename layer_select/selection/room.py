@@ -79,6 +79,14 @@ class Room:
         self.keep = keep
         self.size = possible[0]
 
+    def of_size(self, size: int) -> "Room":
+        """The same room for another number of layers (early stopping ends where it likes)."""
+        return Room(self.num_layers, size, self.protected, self.rule)
+
+    def unprotected(self) -> "Room":
+        """The same room without protected layers, for choices that know of none."""
+        return Room(self.num_layers, self.size, (), self.rule)
+
     def allows(self, kept: Iterable[int]) -> bool:
         """Whether the rule and the protected layers permit this set, of whatever size."""
         layers = tuple(sorted(kept))

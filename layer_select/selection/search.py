@@ -48,7 +48,7 @@ class Stop(Config):
     """
 
     metric: str = ""
-    """Metric of the task, or `loss`; empty: the task's first."""
+    """Metric of the task, or `loss`; empty: the one the task is judged by."""
     retained: float = Field(gt=0, le=1)
     """Share of the full model's value that must be retained. The search ends with the smallest set
     that does, though it may hold more layers than the budget."""
@@ -60,7 +60,7 @@ class ForwardStop(Config):
     """Early stop of a search that adds: fewer layers than the budget, if they are enough."""
 
     metric: str = ""
-    """Metric of the task, or `loss`; empty: the task's first."""
+    """Metric of the task, or `loss`; empty: the one the task is judged by."""
     retained: float | None = Field(default=None, gt=0, le=1)
     """Share of the full model's value that is enough; None: never."""
     min_gain: NonNegativeFloat = 0.0
@@ -79,6 +79,8 @@ class Search:
         validation: Measured | None = None,
         scores: Mapping[str, Sequence[float]] | None = None,
         angular: Sequence[Sequence[float]] | None = None,
+        *,
+        metric: str = "",
     ) -> None:
         """Args:
         room: the sets to choose from.
@@ -86,7 +88,9 @@ class Search:
         validation: what is watched beside it; None: nothing is.
         scores: importance of each layer, by method; higher means keep.
         angular: [L + 1, L + 1], distance between the hidden states that enter layers.
+        metric: that early stopping watches unless it names another; empty: the first.
         """
+        self._metric = metric
         self.room, self.calibration, self.validation = room, calibration, validation
         self._scores, self._angular = scores or {}, angular
         self.history: list[Json] = []
@@ -174,7 +178,7 @@ class Search:
             raise ConfigError(
                 "select.strategy.stop needs validation samples; raise task.validation above 0"
             )
-        name = metric or next((n for n in known if n != "loss"), "loss")
+        name = metric or self._metric or next((n for n in known if n != "loss"), "loss")
         if name not in known:
             raise ConfigError(
                 f"select.strategy.stop.metric must be one of {', '.join(known)}, found {metric!r}"

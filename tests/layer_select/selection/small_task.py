@@ -1,4 +1,4 @@
-"""A question to a small decoder: which token comes next? Twelve layers, nine samples."""
+"""A question to a small decoder: which token comes next? Few layers, five samples."""
 
 from collections.abc import Sequence
 
@@ -45,7 +45,7 @@ def family_decoder(family: str) -> Decoder:
     return Decoder(small_model(family).double())
 
 
-def batches(samples: int = 9, of: int = 2, length: int = 7, seed: int = 0) -> list[TaskBatch]:
+def batches(samples: int = 5, of: int = 2, length: int = 7, seed: int = 0) -> list[TaskBatch]:
     """Micro-batches of `of` samples; ids come in another order than the samples."""
     generator = torch.Generator().manual_seed(seed)
     ids, mask = small_batch(seed, rows=samples, length=length)

@@ -23,7 +23,7 @@ from tests.layer_select.selection.small_task import (
     loss_of_a_cut_model,
 )
 
-LAYERS = 12
+LAYERS = 8
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +52,21 @@ def runs_of_blocks(decoder) -> list[int]:
     return count
 
 
-SETS = [(0, 3, 7), (0, 3, 11), (5,), (), tuple(range(12)), (0, 3, 7, 8), (1, 2, 3)]
+SETS = [(0, 3, 6), (0, 3, 7), (5,), (), tuple(range(LAYERS)), (0, 3, 6, 7), (1, 2, 3)]
 
 
 def test_values_are_those_of_a_model_without_the_other_layers(decoder, worker):
     found = coalitions(decoder, worker)
     found.evaluate(SETS)
     for kept in SETS:
-        expected = torch.empty(9, dtype=torch.float64)
+        expected = torch.empty(5, dtype=torch.float64)
         for batch in batches():
             expected[batch.sample] = loss_of_a_cut_model(decoder, kept, batch)
-        torch.testing.assert_close(found.losses(kept), expected, rtol=0, atol=1e-9)
+        # Rotary positions are float32 in Hugging Face's code, and padding shifts them.
+        torch.testing.assert_close(found.losses(kept), expected, rtol=0, atol=1e-6)
         assert found.loss(reversed(kept)) == float(found.losses(kept).mean())
     assert list(found.metrics((0, 1))) == ["mrr", "hr@10"]
-    assert found.samples.tolist() == list(range(9))
+    assert found.samples.tolist() == list(range(5))
 
 
 @pytest.mark.parametrize("memory_bytes", [0, 5_000, 1 << 30])
@@ -73,9 +74,9 @@ def test_memory_changes_the_cost_and_nothing_else(decoder, worker, memory_bytes)
     """A state is 2 × 7 × 32 float64 = 3.6 kB: none fit, one fits, all fit."""
     rich = coalitions(decoder, worker)
     poor = coalitions(decoder, worker, memory_bytes=memory_bytes)
-    subsets = [s for s in itertools.combinations(range(LAYERS), 4) if s[0] < 2]
+    subsets = list(itertools.combinations(range(LAYERS), 4))
     for one in (rich, poor):
-        one.evaluate(subsets[:100])
+        one.evaluate(subsets[:30])
         one.evaluate(subsets)
     assert all(torch.equal(rich.losses(s), poor.losses(s)) for s in subsets)
     assert rich.naive_evaluations == poor.naive_evaluations
@@ -87,15 +88,15 @@ def test_memory_changes_the_cost_and_nothing_else(decoder, worker, memory_bytes)
 
 
 @pytest.mark.parametrize(("memory_bytes", "bound"), [(1 << 30, 0.6), (12 * 2 * 7 * 32 * 8, 0.65)])
-@pytest.mark.parametrize("protected", [(), (0, LAYERS - 1)])
+@pytest.mark.parametrize("protected", [(), (0, 11)])
 def test_greedy_search_from_12_to_3_costs_at_most_two_thirds_of_the_naive_one(
     worker, memory_bytes, bound, protected
 ):
     """Also where memory holds the states of a single micro-batch, so that every round begins anew."""
-    decoder = deep_decoder(LAYERS)
+    decoder = deep_decoder(12)
     found = coalitions(decoder, worker, memory_bytes=memory_bytes)
     count = runs_of_blocks(decoder)
-    search = Search(Room(LAYERS, 3, protected), found)
+    search = Search(Room(12, 3, protected), found)
     kept = GreedyBackward().search(search)
     assert len(kept) == 3
     assert set(protected) <= set(kept)
@@ -115,18 +116,19 @@ def test_leave_one_out_costs_half(decoder, worker):
     full = range(LAYERS)
     expected = found.losses([i for i in full if i != 4]) - found.losses(full)
     assert torch.equal(scores.samples[:, 4], expected)
-    assert float(scores.errors[4]) == pytest.approx(float(expected.std()) / 3)
+    assert float(scores.errors[4]) == pytest.approx(float(expected.std()) / 5**0.5)
 
 
 def test_all_4096_sets_cost_one_run_each_and_sampled_shapley_is_within_its_error(tmp_path):
-    decoder = deep_decoder(LAYERS)
-    few = batches(samples=2, of=2, length=4)  # small, for the 4,096 sets
+    layers = 12
+    decoder = deep_decoder(layers)
+    few = batches(samples=2, of=2, length=4)
     found = Coalitions(decoder, NextToken(decoder), few, SingleWorker(tmp_path))
-    found.evaluate(all_sets(LAYERS))
-    assert found.evaluations == 2**LAYERS - 1
+    found.evaluate(all_sets(layers))
+    assert found.evaluations == 2**layers - 1
     assert found.rebuilt == 0
     exact = Shapley(exact=True).by_removal(found)["shapley"]
-    gain = found.loss(()) - found.loss(range(LAYERS))
+    gain = found.loss(()) - found.loss(range(layers))
     assert float(exact.scores.sum()) == pytest.approx(gain, abs=1e-10)
     deviations = []
     for seed in range(8):
@@ -189,9 +191,9 @@ def searched(worker, decoder, journal: Path | None = None):
     return kept, search.history, found.losses(kept), found.naive_evaluations
 
 
-@pytest.mark.parametrize("world_size", [2, 7])
+@pytest.mark.parametrize("world_size", [2, 4])
 def test_any_number_of_workers_sees_the_same_numbers(worker, world_size):
-    """Seven workers share five micro-batches: two have none."""
+    """Four workers share three micro-batches: one has none."""
     kept, history, losses, naive = searched(worker, deep_decoder(LAYERS))
     for other in on_workers(world_size, searched):
         assert other[0] == kept
@@ -212,7 +214,7 @@ def test_a_killed_search_goes_on_without_evaluating_anything_twice(decoder, work
 
     class Mortal(Search):
         def note(self, kept, **what):
-            if len(kept) == 7:
+            if len(kept) == 5:
                 raise Killed
             return super().note(kept, **what)
 
@@ -225,7 +227,7 @@ def test_a_killed_search_goes_on_without_evaluating_anything_twice(decoder, work
     resumed = Search(Room(LAYERS, 3), second)
     assert GreedyBackward().search(resumed) == expected
     assert resumed.history == uninterrupted.history
-    assert first.computed > 30
+    assert first.computed > 15
     assert first.computed + second.computed == whole.computed
     third = coalitions(decoder, worker, journal=journal, key="k")
     assert GreedyBackward().search(Search(Room(LAYERS, 3), third)) == expected
@@ -248,7 +250,7 @@ def test_all_workers_resume_from_the_journal_of_the_first(tmp_path):
 def test_what_cannot_be_measured_is_refused(decoder, worker, tmp_path):
     with pytest.raises(ConfigError, match=r"the task has no sample here; raise task\.calibration"):
         Coalitions(decoder, NextToken(decoder), [], worker)
-    with pytest.raises(ValueError, match=r"holds layers of 0\.\.11, found \[3, 12\]"):
+    with pytest.raises(ValueError, match=r"holds layers of 0\.\.7, found \[3, 12\]"):
         coalitions(decoder, worker).loss((3, 12))
     journal = tmp_path / "journal.jsonl"
     coalitions(decoder, worker, journal=journal, key="one").loss((0, 1))
