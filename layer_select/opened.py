@@ -1,0 +1,99 @@
+"""What `score`, `select` and whoever follows open first: the model and the task of a configuration.
+
+config = with_model(config, out)             # made by `pretrain:` where no model is named
+opened = open_inputs(config)
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from layer_select.config import LayerSelectConfig
+from layer_select.decoder import Decoder
+from layer_select.importance.execution import Execution
+from layer_select.importance.zero3 import Zero3Decoder
+from layer_select.sources import Checkpoint, load, open_model, stream
+from layer_select.sources.skeleton import Attention
+from layer_select.task.head import ITEM_HEAD
+from layer_select.task.run import RecommendationTask, open_task
+from rayrun.config import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model at rest and what is asked of it."""
+
+    checkpoint: Checkpoint
+    task: RecommendationTask
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Of the model and of the task; the model is read once for it."""
+        return {"model": self.checkpoint.digest, "task": self.task.digest}
+
+
+def with_model(config: LayerSelectConfig, out: str) -> LayerSelectConfig:
+    """The configuration with a model: where none is named, the one that `pretrain:` makes.
+
+    Args:
+        config: the whole run.
+        out: of the verb; the model made is kept beside it, or in `config.cache`.
+
+    Raises:
+        ConfigError: neither a model nor `pretrain:` is given, or pretraining fails.
+    """
+    if config.model is not None or config.inputs.model:
+        return config
+    if config.pretrain is None:
+        raise ConfigError(
+            "a model is needed and none is given: set model: {type: hf, path: FOLDER}, or --set "
+            "inputs.model=FOLDER (a .gguf file or ollama:NAME will do as well), or add pretrain: "
+            "to have a small one made"
+        )
+    from layer_select.pretrain.run import pretrained
+
+    inputs = config.inputs.model_copy(update={"model": pretrained(config, out)})
+    return config.model_copy(update={"inputs": inputs})
+
+
+def open_inputs(config: LayerSelectConfig) -> Opened:
+    """Open the model (headers only) and the task.
+
+    Raises:
+        ConfigError: the model is missing, damaged or unknown, or the data or the task do not fit.
+    """
+    checkpoint = open_model(config.model, config.inputs.model)
+    task = open_task(
+        config.data,
+        config.task,
+        tokenizer=checkpoint.tokenizer(),
+        vocab_size=int(checkpoint.config.vocab_size),
+        item_head=checkpoint.file(ITEM_HEAD) if config.task.type == "head" else None,
+    )
+    return Opened(checkpoint, task)
+
+
+def decoder_of(
+    checkpoint: Checkpoint,
+    execution: Execution,
+    *,
+    dtype: str,
+    device: torch.device,
+    attention: Attention = "eager",
+) -> Decoder:
+    """The decoder as `score.execution` wants it. With `zero3` a collective.
+
+    Raises:
+        ConfigError: a tensor cannot be read.
+    """
+    kind = DTYPES[dtype]
+    if execution.type == "whole":
+        decoder = load(checkpoint, dtype=kind, device=device, attention=attention)
+    else:
+        decoder = stream(checkpoint, dtype=kind, device=device, attention=attention)
+    if kind == torch.float64:  # grouped products of experts know no float64
+        decoder.config._experts_implementation = "eager"
+    return Zero3Decoder(decoder, device) if execution.type == "zero3" else decoder
