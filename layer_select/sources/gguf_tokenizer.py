@@ -1,13 +1,16 @@
 """The tokenizer of a GGUF file, rebuilt from its metadata.
 
-`transformers` rebuilds vocabulary, merges and special tokens. What it leaves out is added here:
-the token before a text, the normaliser of Qwen, and the rule of Llama 3 and Mistral's Tekken that a
-word of the vocabulary is never merged from parts. A way of splitting text that is not known is an
-error, for the ids would be wrong in silence.
+The tables are those of `transformers`: how each named split cuts text, and merges from scores. Its
+own conversion is not used but for Gemma: it gives every vocabulary GPT-2's `<|endoftext|>`, which
+Llama 3 lacks, and leaves out the token before a text, the normaliser of Qwen, and the rule of
+Llama 3 and Tekken that a word of the vocabulary is never merged from parts. A split that is not
+known is an error, for the ids would be wrong in silence.
 """
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from gguf import TokenType
 
 from rayrun.config import ConfigError
 
@@ -43,7 +46,6 @@ def tokenizer_from(metadata: Mapping[str, Any], where: str) -> "PreTrainedTokeni
 
 
 def _rebuilt(metadata: Mapping[str, Any], where: str) -> Any:
-    from tokenizers import normalizers
     from transformers.integrations.gguf import gguf_tokenizer_mapping as theirs
 
     given = {
@@ -64,27 +66,74 @@ def _rebuilt(metadata: Mapping[str, Any], where: str) -> Any:
             f"{split!r}: how this vocabulary splits text is not known here; use the model's "
             "Hugging Face folder"
         )
-    backend, _ = theirs.convert_gguf_tokenizer(str(metadata["general.architecture"]), given)
     if kind == "gpt2":
-        if split in WHOLE_WORDS:
-            backend.model.ignore_merges = True
-        if split in NORMALISED:
-            backend.normalizer = normalizers.NFC()
-    if kind == "llama" and not metadata.get("tokenizer.ggml.add_space_prefix", True):
-        _without_prefix(backend)
+        backend = _byte_level(given, split)
+    elif str(metadata["general.architecture"]).startswith("gemma"):
+        backend, _ = theirs.convert_gguf_tokenizer(str(metadata["general.architecture"]), given)
+    else:
+        backend = _sentencepiece(given, metadata.get("tokenizer.ggml.add_space_prefix", True))
     _add_ends(backend, metadata, given)
     return backend
 
 
-def _without_prefix(backend: Any) -> None:
-    """Have no space put before a text (Gemma has none in any case)."""
-    from tokenizers import decoders, pre_tokenizers
+def _byte_level(given: Mapping[str, Any], split: str) -> Any:
+    """BPE on bytes spelled as letters."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers
+    from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+    from transformers.integrations.gguf import gguf_tokenizer_mapping as theirs
 
-    if isinstance(backend.pre_tokenizer, pre_tokenizers.Metaspace):
-        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
-        backend.decoder = decoders.Sequence(
-            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-        )
+    kinds = given.get("token_type") or [TokenType.NORMAL] * len(given["tokens"])
+    vocabulary = {
+        token: index
+        for index, (token, kind) in enumerate(zip(given["tokens"], kinds, strict=True))
+        if kind != TokenType.UNUSED
+    }
+    merges = theirs.get_merges(given) if "merges" in given else []
+    backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=split in WHOLE_WORDS))
+    if split in GPT2_SPLITS:
+        backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    else:
+        pattern = Regex(theirs.GGUF_PRE_TOKENIZER_SPLITS[split])
+        bytes_only = ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = Sequence([Split(pattern, behavior="isolated"), bytes_only])
+    if split in NORMALISED:
+        backend.normalizer = normalizers.NFC()
+    backend.decoder = decoders.ByteLevel()
+    _add_tokens(backend, given)
+    return backend
+
+
+def _sentencepiece(given: Mapping[str, Any], prefix: bool) -> Any:
+    """BPE whose merges are ranked by the scores of what they make; bytes where nothing fits."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers.integrations.gguf import gguf_tokenizer_mapping as theirs
+
+    vocabulary = {token: index for index, token in enumerate(given["tokens"])}
+    model = models.BPE(vocabulary, theirs.get_merges(given), fuse_unk=True, byte_fallback=True)
+    if (unknown := given.get("unk_token_id")) is not None:
+        model.unk_token = given["tokens"][unknown]
+    backend = Tokenizer(model)
+    scheme = "first" if prefix else "never"
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    strip = [decoders.Strip(content=" ", left=1)] if prefix else []
+    backend.decoder = decoders.Sequence([*steps, *strip])
+    _add_tokens(backend, given)
+    return backend
+
+
+def _add_tokens(backend: Any, given: Mapping[str, Any]) -> None:
+    """Have control tokens and those a user defined found whole in a text."""
+    from tokenizers import AddedToken
+
+    special, plain = [], []
+    for token, kind in zip(given["tokens"], given.get("token_type") or (), strict=False):
+        if kind in (TokenType.CONTROL, TokenType.UNKNOWN):
+            special.append(AddedToken(token, normalized=False, special=True))
+        elif kind == TokenType.USER_DEFINED:
+            plain.append(AddedToken(token, normalized=False, special=False))
+    backend.add_special_tokens(special)
+    backend.add_tokens(plain)
 
 
 def _add_ends(backend: Any, metadata: Mapping[str, Any], given: Mapping[str, Any]) -> None:

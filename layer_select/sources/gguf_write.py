@@ -216,9 +216,8 @@ def _refuse_what_is_lost(config: Any, where: str) -> None:
                 f"{where}: GGUF cannot say {name} {found!r} of {kind} (its runtimes compute with "
                 f"{allowed!r}); export to a Hugging Face folder instead"
             )
-    if set(types) != {"full_attention"} and (
-        family.period == 1 or not follows_period(config, family.period)
-    ):
+    windows = "sliding_attention" in types
+    if windows if family.period == 1 else not follows_period(config, family.period):
         raise ConfigError(
             f"{where}: GGUF's runtimes take a layer's attention window from its index (period "
             f"{family.period}); these layer_types differ: {', '.join(types)[:120]}; choose layers "

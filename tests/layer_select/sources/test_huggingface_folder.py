@@ -45,7 +45,9 @@ def test_experts_one_by_one_and_fused_are_the_same_model(tmp_path: Path) -> None
     assert torch.equal(apart.tensor(name), model.state_dict()[name])
 
 
-def mxfp4(generator: torch.Generator, experts: int, rows: int, groups: int) -> tuple[Tensor, Tensor]:
+def mxfp4(
+    generator: torch.Generator, experts: int, rows: int, groups: int
+) -> tuple[Tensor, Tensor]:
     blocks = torch.randint(0, 256, (experts, rows, groups, 16), generator=generator)
     scales = torch.randint(118, 126, (experts, rows, groups), generator=generator)
     return blocks.to(torch.uint8), scales.to(torch.uint8)
@@ -169,7 +171,9 @@ def test_left_over_and_misshapen_tensors_are_refused(copy: Path) -> None:
         opened(copy)
     whole = {**tensors, "model.norm.weight": torch.ones(32, dtype=torch.int64)}
     save_file(whole, place)
-    with pytest.raises(ConfigError, match=r"norm\.weight must hold floating-point numbers, found torch.int64"):
+    with pytest.raises(
+        ConfigError, match=r"norm\.weight must hold floating-point numbers, found torch.int64"
+    ):
         opened(copy)
 
 
@@ -226,8 +230,12 @@ def test_a_wrong_index_is_refused(tmp_path: Path) -> None:
     index = json.loads(place.read_text())
     shard = index["weight_map"]["model.norm.weight"]
     other = next(s for s in index["weight_map"].values() if s != shard)
-    place.write_text(json.dumps({"weight_map": {**index["weight_map"], "model.norm.weight": other}}))
-    with pytest.raises(ConfigError, match=rf"promises model\.norm\.weight in {other}, which does not"):
+    place.write_text(
+        json.dumps({"weight_map": {**index["weight_map"], "model.norm.weight": other}})
+    )
+    with pytest.raises(
+        ConfigError, match=rf"promises model\.norm\.weight in {other}, which does not"
+    ):
         opened(path)
     place.write_text(json.dumps(index))
     (path / shard).rename(path / "elsewhere")

@@ -1,6 +1,7 @@
 """A model is the same model as a folder, as a GGUF file and in an Ollama store."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from transformers import AutoModelForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from layer_select.sources import Gguf, Ollama, load, open_model, stream
+from layer_select.sources.deciding import deciding_entries
 from rayrun.config import ConfigError
+from tests.layer_select.families import CONFIGS
 from tests.layer_select.sources.forms import (
     FAMILIES,
     folder,
@@ -100,6 +103,36 @@ def test_transformers_reads_the_same_tensors_of_our_gguf(family: str, tmp_path: 
     ours = model.state_dict()
     assert set(theirs) >= set(ours) - {"lm_head.weight"}
     assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("llama", {"rms_norm_eps": 1e-5}),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
+        ("llama31", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
+        ("llama", {"num_key_value_heads": 4}),
+        ("llama", {"hidden_act": "gelu"}),
+        ("mistral", {"sliding_window": 4}),
+        ("qwen3_moe", {"num_experts_per_tok": 3}),
+        ("gpt_oss", {"sliding_window": 5}),
+        ("gpt_oss", {"layer_types": ["full_attention"] * 6}),
+        ("gemma2", {"final_logit_softcapping": None}),
+        ("gemma3", {"query_pre_attn_scalar": 9}),
+    ],
+)
+def test_what_decides_the_outputs_decides_the_digest(family: str, change: dict[str, Any]) -> None:
+    before, after = CONFIGS[family](), CONFIGS[family]()
+    for key, value in change.items():
+        setattr(after, key, value)
+    assert deciding_entries(before) != deciding_entries(after)
+    for key, value in {
+        "max_position_embeddings": 4096,
+        "bos_token_id": 5,
+        "use_cache": False,
+    }.items():
+        setattr(before, key, value)
+    assert deciding_entries(before) == deciding_entries(CONFIGS[family]())
 
 
 def test_inputs_model_wins_and_says_its_form_by_its_name(
