@@ -21,16 +21,24 @@ from .bad_input import read
 from .console import ROOT, SMOKE, contents, done, infnet
 
 DISK = """
-import json, os, subprocess, sys
+import contextlib, io, json, subprocess, sys
 from pathlib import Path
 
-disk, size, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
-subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=True)
 from infnet.cli import main
+from rayrun.ray.compute import LocalCompute
+from rayrun.ray.session import session
 
-code = main([*arguments, "--out", f"{disk}/out"])
-left = [p.relative_to(disk).as_posix() for p in Path(disk).rglob("*")]
-print("\\n" + json.dumps({"code": code, "left": left}))
+disk, told = sys.argv[1], []
+with session(LocalCompute(num_cpus=2, object_store_bytes=200_000_000)):
+    for size, arguments in json.loads(sys.argv[2]):
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]
+        subprocess.run(mount, check=True)
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            code = main([*arguments, "--out", f"{disk}/out"])
+        left = [p.relative_to(disk).as_posix() for p in Path(disk).rglob("*")]
+        told.append({"code": code, "left": left, "err": err.getvalue()})
+        subprocess.run(["umount", "-l", disk], check=True)
+print("\\n" + json.dumps(told))
 """
 
 
@@ -43,12 +51,19 @@ def own_mounts() -> list[str]:
     pytest.skip("mounting a small disk needs root or user namespaces")
 
 
-def on_full_disk(folder: Path, size: str, *arguments: object) -> tuple[str, list[str]]:
-    """The error of a command whose output lies on a disk of `size`, and what it left there."""
-    (folder / "disk").mkdir()
-    command = [*own_mounts(), sys.executable, "-c", DISK, folder / "disk", size, *arguments]
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_full_disk_while_preparing_and_while_training(data, tmp_path):
+    """Commands of one process, each with its output on a small disk of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    sets = ["--set", f"inputs.data={data}", "--set", "train.max_failures=0"]
+    commands = [
+        ("100k", ["prepare", str(SMOKE)]),
+        ("160k", ["train", str(SMOKE), *sets]),
+    ]
     found = subprocess.run(
-        [str(part) for part in command],
+        [*own_mounts(), sys.executable, "-c", DISK, str(disk), json.dumps(commands)],
         capture_output=True,
         text=True,
         check=False,
@@ -56,26 +71,10 @@ def on_full_disk(folder: Path, size: str, *arguments: object) -> tuple[str, list
         timeout=300,
     )
     assert found.returncode == 0, found.stderr
-    told = json.loads(found.stdout.splitlines()[-1])
-    assert told["code"] == 2, found.stderr
-    return found.stderr, told["left"]
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_full_disk_while_preparing(tmp_path):
-    err, left = on_full_disk(tmp_path, "100k", "prepare", SMOKE)
-    read(err, [f"{tmp_path}/disk", "full", "free some space or choose another --out"])
-    assert left == []
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_full_disk_while_training(data, tmp_path):
-    sets = ("--set", f"inputs.data={data}", "--set", "train.max_failures=0")
-    err, left = on_full_disk(tmp_path, "160k", "train", SMOKE, *sets)
-    read(err, [f"{tmp_path}/disk", "full", "free some space or choose another --out"])
-    assert left == []
+    for told in json.loads(found.stdout.splitlines()[-1]):
+        assert told["code"] == 2, told["err"]
+        read(told["err"], [str(disk), "full", "free some space or choose another --out"])
+        assert told["left"] == []
 
 
 @pytest.fixture

@@ -78,8 +78,8 @@ def assert_gone(scratch: str) -> None:
     assert [name for name in os.listdir(scratch) if not name.startswith("torch")] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_training_can_be_continued(data, scratch, tmp_path, number):
+def test_an_interrupted_training_can_be_continued(data, scratch, tmp_path):
+    """By Ctrl-C; by SIGTERM, as a step of a pipeline: tests/pipelines/test_pipeline_run.py."""
     out = tmp_path / "run"
     progress = out / "ray" / "model" / "progress.json"
 
@@ -87,7 +87,7 @@ def test_an_interrupted_training_can_be_continued(data, scratch, tmp_path, numbe
         return progress.exists() and json.loads(progress.read_text())["done"] > 30
 
     sets = ("--set", f"inputs.data={data}", "--set", "train.epochs=400", "--set", "rivals={}")
-    code, err = interrupted(scratch, number, begun, "train", SMOKE, *sets, "--out", out)
+    code, err = interrupted(scratch, signal.SIGINT, begun, "train", SMOKE, *sets, "--out", out)
     assert code == 130, err
     assert "Traceback" not in err
     assert f"run again: infnet train {SMOKE} --set inputs.data={data}" in err

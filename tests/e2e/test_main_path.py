@@ -1,5 +1,6 @@
 """prepare → train → evaluate → predict, through the console entry, on the smoke configuration."""
 
+import itertools
 import json
 import shutil
 import time
@@ -14,9 +15,10 @@ from infnet.data.prepare import prepare
 from infnet.evaluate.predict import predict
 from infnet.evaluate.run import evaluate
 from infnet.seeds import compare
+from infnet.train.checkpoint import load as load_checkpoint
 from infnet.train.run import train
 from rayrun import manifest, storage
-from rayrun.config import apply_override, load, parse_yaml, validate
+from rayrun.config import load, parse_yaml, validate
 
 from .console import SMOKE, contents, done, infnet
 
@@ -161,14 +163,18 @@ def test_predictions_join_the_file_by_row_id(predicted, evaluated, test_log):
 
 
 @pytest.fixture(scope="module")
-def called(ray_session, test_rows, tmp_path_factory):
-    """Every verb as a Python function; train prepares by itself."""
-    root = tmp_path_factory.mktemp("called")
-    prepared = prepare(config(), str(root / "data"))
-    trained = train(config(), str(root / "run"))
-    there = config(f"inputs.checkpoint={root / 'run'}")
-    measured = evaluate(there, str(root / "evaluated"))
-    told = predict(there, str(root / "predicted"), str(test_rows))
+def called(s3, ray_session, test_rows, tmp_path_factory):
+    """Every verb as a Python function, with its output in a bucket; train prepares by itself.
+
+    Without the rival, on which no number of the model depends.
+    """
+    root = f"{s3}/smoke"
+    only = config("rivals={}")
+    prepared = prepare(only, f"{root}/data")
+    trained = train(only, f"{root}/run")
+    there = config("rivals={}", f"inputs.checkpoint={root}/run")
+    measured = evaluate(there, f"{root}/evaluated")
+    told = predict(there, f"{root}/predicted", str(test_rows))
     return root, {"prepare": prepared, "train": trained, "evaluate": measured, "predict": told}
 
 
@@ -176,12 +182,13 @@ def called(ray_session, test_rows, tmp_path_factory):
 def test_a_function_gives_what_the_command_gives(called, outputs, verb):
     written = result(outputs[verb])
     assert called[1][verb].metrics == written["metrics"]
-    assert called[1][verb].baselines == written["baselines"]
+    assert called[1][verb].baselines == {}
     assert called[1][verb].rows == written["rows"]
 
 
-def test_the_function_predict_gives_the_scores_of_the_command(called, outputs):
-    np.testing.assert_array_equal(scores(called[0] / "predicted"), scores(outputs["predict"]))
+def test_the_function_predict_gives_the_scores_of_the_command(called, outputs, tmp_path):
+    fetched = storage.fetch(f"{called[0]}/predicted", tmp_path)
+    np.testing.assert_array_equal(scores(fetched), scores(outputs["predict"]))
 
 
 def test_compare_gives_the_same_as_a_command_and_as_a_function(data, run, evaluated, tmp_path):
@@ -193,6 +200,36 @@ def test_compare_gives_the_same_as_a_command_and_as_a_function(data, run, evalua
     assert found.metrics == written["metrics"]
     assert found.details == written["details"]
     assert written["metrics"]["click"]["auc"] == pytest.approx(measured["metrics"]["click"]["auc"])
+    assert_table_says(written, (tmp_path / "command" / "table.md").read_text())
+
+
+def assert_table_says(written, table):
+    """The means, and the differences of model minus rival, of `result.json`, row by row."""
+    lines = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip("| ") for cell in line] for line in lines if "---" not in line[0]]
+    found = {
+        (told["task"], told["metric"], told["model"]): told
+        for told in written["details"]["differences"]
+        if told["metric"] in config().compare.metrics
+    }
+    means, differences = [], []
+    tasks = dict.fromkeys(task for task, _, _ in found)
+    for task, metric in itertools.product(tasks, config().compare.metrics):
+        model, rival = (found[task, metric, name] for name in ("infnet", "floor"))
+        means.append([task, metric, f"{model['mean']:.4f}", f"{rival['mean']:.4f}"])
+        told = rival["difference"]
+        low, high = (-end for end in reversed(told["interval"]))
+        better = "not told apart"
+        if told["clear"]:
+            more_is_better = metric != "logloss"
+            better = "floor" if (told["value"] > 0) == more_is_better else "infnet"
+        middle = [f"{-told['value']:+.4f}", f"[{low:+.4f}, {high:+.4f}]"]
+        differences.append([task, metric, "floor", *middle, f"{told['smallest']:.4f}", better])
+    for task in TASKS:
+        value = written["metrics"][task]["auc"]
+        assert [task, "auc", f"{value:.4f}"] in [row[:3] for row in means]
+    headers = ["task", "metric", "rival", "difference", "95 % interval", "smallest told", "better"]
+    assert rows == [["task", "metric", "infnet", "floor"], *means, headers, *differences]
 
 
 def test_a_draft_of_init_plans_a_run(test_rows, tmp_path, monkeypatch):
@@ -205,23 +242,21 @@ def test_a_draft_of_init_plans_a_run(test_rows, tmp_path, monkeypatch):
 # --- On S3 -----------------------------------------------------------------------------------
 
 
-def test_a_run_on_s3_gives_the_metrics_of_the_run_on_disk(s3, outputs, tmp_path):
-    """Dataset, run and evaluation all lie in the bucket; only the model is trained."""
-    only = ("--set", "rivals={}")
-    done("prepare", SMOKE, *only, "--out", f"{s3}/smoke/data")
-    done("train", SMOKE, *only, "--set", f"inputs.data={s3}/smoke/data", "--out", f"{s3}/smoke/run")
-    done("evaluate", f"{s3}/smoke/run", "--out", f"{s3}/smoke/evaluated")
-    places = {"prepare": "data", "train": "run", "evaluate": "evaluated"}
+def test_a_run_on_s3_gives_the_metrics_of_the_run_on_disk(called, outputs):
+    """Dataset, run, evaluation and predictions all lie in the bucket."""
+    root, found = called
+    places = {"prepare": "data", "train": "run", "evaluate": "evaluated", "predict": "predicted"}
     for verb, name in places.items():
-        manifest.verify(f"{s3}/smoke/{name}")
-        found = result(f"{s3}/smoke/{name}")
-        assert found["metrics"] == result(outputs[verb])["metrics"], verb
-    whole = apply_override(config().to_dict(), "rivals={}")
-    again = done(
-        "train", SMOKE, *only, "--set", f"inputs.data={s3}/smoke/data", "--out", f"{s3}/smoke/run"
-    )
+        manifest.verify(f"{root}/{name}")
+        assert result(f"{root}/{name}")["metrics"] == result(outputs[verb])["metrics"], verb
+        assert result(f"{root}/{name}")["rows"] == found[verb].rows
+    again = done("train", SMOKE, "--set", "rivals={}", "--out", f"{root}/run")
     assert "training" not in again.err
-    digest = validate(InfnetConfig, whole, where="test").digest()
-    assert result(f"{s3}/smoke/run")["config_digest"] == digest
-    hidden = [n for n in storage.names(f"{s3}/smoke") if "/." in f"/{n}"]
-    assert hidden == []
+    assert result(f"{root}/run")["config_digest"] == config("rivals={}").digest()
+    assert {name.partition("/")[0] for name in storage.names(f"{root}/run")} == {
+        "manifest.json", "config.yaml", "schema.json", "encoder", "checkpoint", "metrics.jsonl",
+        "result.json", "report.html", "sample.json", "prepared",
+    }  # fmt: skip
+    recommender, _, _ = load_checkpoint(f"{root}/run")
+    assert not recommender.training
+    assert [n for n in storage.names(root) if "/." in f"/{n}"] == []
