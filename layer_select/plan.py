@@ -3,6 +3,7 @@
 {"format_version": 1, "model": "sha256:…", "task": "sha256:…", "num_layers": 12, "kept": [0, 3, 11],
  "budget": {"type": "layers", …, "layers": 3}, "strategy": {"type": "greedy_backward", …},
  "history": [{"step": 0, "kept": […], "removed": […], "loss": 5.2, "error": 0.1,
+              "increase": 0.3, "increase_error": 0.02,
               "metrics": {"loss": 5.3, "ndcg@10": 0.2}, "evaluations": 1}, …],
  "baselines": {"first_k": {"kept": […], "loss": 6.1, "low": 5.9, "high": 6.3, …}, …},
  "signal": {"found": true, …}, "constraints": ["…"], …}
@@ -36,8 +37,9 @@ class Plan(Config):
     """As it was told, and under `layers` how many layers it leaves."""
     strategy: Json
     history: tuple[Json, ...] = ()
-    """The steps of the search: `loss` on calibration samples with its standard `error`, `metrics`
-    on validation samples, `evaluations` of different sets so far."""
+    """The steps of the search: `loss` on calibration samples and its `increase` over the whole
+    model, each with its standard error, `metrics` on validation samples, `evaluations` of different
+    sets so far."""
     stopped: str = ""
     """Why the search ended before its budget."""
     chosen: Json = {}

@@ -1,5 +1,6 @@
 """`report.html` of a selection: what was chosen, how the loss grew, and what other choices lose."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from layer_select.config import LayerSelectConfig
@@ -22,7 +23,7 @@ def report(config: LayerSelectConfig, plan: Plan, metric: str, task: Json, model
     page = Report(f"Layers kept for {config.name}", subtitle=f"model {plan.model}")
     page.text(
         f"**{len(plan.kept)} of {plan.num_layers} layers** of `{model}` stay: "
-        f"{', '.join(map(str, plan.kept))}. Strategy {plan.strategy['type']}, budget "
+        f"{_ranges(plan.kept)}. Strategy {plan.strategy['type']}, budget "
         f"{plan.budget['layers']} layers. Chosen on calibration samples, watched on validation "
         f"samples, compared on test samples of {task['source']}; nothing is healed yet."
     )
@@ -31,12 +32,16 @@ def report(config: LayerSelectConfig, plan: Plan, metric: str, task: Json, model
     page.text(signal_line(plan.signal))
     page.heading("Search")
     if len(plan.history) > 1:
-        page.plot(_curve(plan, metric), caption=f"Loss and {metric} against the layers kept")
+        page.plot(
+            _curve(plan, metric),
+            caption=f"Loss and {metric} against the layers kept. Bars: 95 % interval of the "
+            "increase over the whole model, paired by sample",
+        )
     _steps(page, plan, metric)
     if plan.cost:
         page.text(
             f"{plan.cost['evaluations']:,} runs of a layer on a micro-batch "
-            f"({plan.cost['rebuilt']:,} of them for prefixes that memory did not hold), "
+            f"({plan.cost['rebuilt']:,} of them repeat an earlier one whose state was not kept), "
             f"{plan.cost['ratio']:.2f} of the {plan.cost['naive']:,} without shared prefixes."
         )
     if plan.baselines:
@@ -67,8 +72,8 @@ def signal_line(signal: Json) -> str:
     if signal["found"]:
         return f"**The choice follows the task**: {numbers}."
     return (
-        f"**No signal**: {numbers}. The choice does no better than chance for this task; do not "
-        "trust it."
+        f"**No signal**: {numbers}. Nothing shows that the choice does better than chance on this "
+        "task's targets: take more samples, or do not trust it."
     )
 
 
@@ -83,7 +88,7 @@ def _curve(plan: Plan, metric: str) -> Any:
     fig, axes = figure(7.0, 3.4)
     steps = plan.history
     kept = [len(step["kept"]) for step in steps]
-    losses, errors = [s["loss"] for s in steps], [s["error"] for s in steps]
+    losses, errors = [s["loss"] for s in steps], [1.96 * s["increase_error"] for s in steps]
     axes.errorbar(kept, losses, errors, marker="o", markersize=3, capsize=2, label="calibration")
     watched = [s["metrics"].get("loss") for s in steps]
     if None not in watched:
@@ -101,7 +106,7 @@ def _curve(plan: Plan, metric: str) -> Any:
         right.spines["right"].set_visible(True)
         right.grid(False)
         handles, labels = [*handles, line], [*labels, f"{metric} (validation)"]
-    axes.legend(handles, labels, loc="best")
+    axes.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return fig
 
 
@@ -116,13 +121,19 @@ def _steps(page: Report, plan: Plan, metric: str) -> None:
                 len(step["kept"]),
                 change or "–",
                 f"{step['loss']:.4f}\n± {step['error']:.4f}",
+                f"{step['increase']:.4f}\n± {step['increase_error']:.4f}".replace("-", "−"),
                 step["metrics"].get("loss"),
                 step["metrics"].get(metric),
                 step["evaluations"],
             ]
         )
-    headers = ["layers", "change", "calibration loss", "loss", metric, "sets tried"]
-    page.table(headers, rows, caption="Steps; loss and metric of the validation samples")
+    headers = ["layers", "change", "calibration loss", "increase", "loss", metric, "sets tried"]
+    page.table(
+        headers,
+        rows,
+        caption="Steps, with standard errors; increase: over the whole model, paired. Loss and "
+        f"{metric} of the validation samples",
+    )
 
 
 def _comparison(page: Report, plan: Plan, metric: str) -> None:
@@ -132,7 +143,7 @@ def _comparison(page: Report, plan: Plan, metric: str) -> None:
         rows.append(
             [
                 name.replace("_", " "),
-                ", ".join(map(str, found["kept"])),
+                _ranges(found["kept"]),
                 _small(found["loss"], found["low"], found["high"]),
                 "–" if worse is None else _small(worse["mean"], worse["low"], worse["high"]),
                 "–" if value is None else _small(value["mean"], value["low"], value["high"]),
@@ -145,6 +156,18 @@ def _comparison(page: Report, plan: Plan, metric: str) -> None:
         caption=f"Test samples, 95 % bootstrap intervals over samples; {metric}: {better} is "
         "better; loss − chosen is paired",
     )
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """0–3, 7, 11."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    told = [f"{r[0]}–{r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
+    return ", ".join(told)
 
 
 def _small(mean: float, low: float | None, high: float | None) -> str:

@@ -132,7 +132,7 @@ class Room:
         table[self.size] = (0.0, ())
         for layer in reversed(range(self.num_layers)):  # table[c]: best of layer.. after c are kept
             row = list(worst for _ in table)
-            for new in range(self.size + 1):
+            for new in range(min(layer, self.size) + 1):
                 options: list[tuple[float, Layers]] = []
                 if new < self.size and self._may_sit(layer, new):
                     value, rest = table[new + 1]

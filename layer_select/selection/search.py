@@ -114,16 +114,19 @@ class Search:
         return self.losses([kept])[0]
 
     def note(self, kept: Layers, *, added: Layers = (), removed: Layers = ()) -> Json:
-        """Write a step into the history."""
+        """Write a step into the history; its `increase` over the whole model is paired."""
         loss = self.loss(kept)
         each = self.calibration.losses(kept)
+        increase = each - self.calibration.losses(self.full)
         step: Json = {
             "step": len(self.history),
             "kept": list(kept),
             **({"added": list(added)} if added else {}),
             **({"removed": list(removed)} if removed else {}),
             "loss": loss,
-            "error": float(each.std()) / math.sqrt(len(each)) if len(each) > 1 else 0.0,
+            "error": _standard_error(each),
+            "increase": float(increase.mean()),
+            "increase_error": _standard_error(increase),
             "metrics": {},
             "evaluations": len(self._asked),
         }
@@ -199,6 +202,10 @@ class Search:
                 "the validation samples; watch another metric or raise task.validation"
             )
         return here / whole if whole > 0 else whole / here
+
+
+def _standard_error(values: Any) -> float:
+    return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def lower_is_better(metric: str) -> bool:
