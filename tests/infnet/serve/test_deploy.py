@@ -140,17 +140,12 @@ def processes(scratch):
     return found
 
 
-@pytest.mark.ray
-@pytest.mark.parametrize(
-    ("number", "ingress"), [(signal.SIGINT, "haproxy"), (signal.SIGTERM, "python")]
-)
-def test_a_server_that_is_told_to_stop_has_done_its_work_and_leaves_nothing(
-    exported, scratch, tmp_path, number, ingress
-):
-    out = tmp_path / "out"
-    sets = ("serve.port=0", f"serve.ingress={ingress}", "compute.num_cpus=2")
-    words = [word for one in sets for word in ("--set", one)]
-    child = subprocess.Popen(
+def serve(exported, scratch, out, *sets):
+    """A server in a process of its own."""
+    words = [
+        word for one in ("serve.port=0", "compute.num_cpus=2", *sets) for word in ("--set", one)
+    ]
+    return subprocess.Popen(
         [sys.executable, "-m", "infnet.cli", "serve", str(exported), *words, "--out", str(out)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -159,6 +154,25 @@ def test_a_server_that_is_told_to_stop_has_done_its_work_and_leaves_nothing(
         env={**os.environ, "TMPDIR": scratch},
         start_new_session=True,
     )
+
+
+def assert_gone(scratch):
+    until = time.monotonic() + 20
+    while (left := processes(scratch)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left == []
+    assert [name for name in os.listdir(scratch) if not name.startswith("torch")] == []
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("number", "ingress"), [(signal.SIGINT, "haproxy"), (signal.SIGTERM, "python")]
+)
+def test_a_server_that_is_told_to_stop_has_done_its_work_and_leaves_nothing(
+    exported, scratch, tmp_path, number, ingress
+):
+    out = tmp_path / "out"
+    child = serve(exported, scratch, out, f"serve.ingress={ingress}")
     try:
         assert child.stdout is not None
         line = child.stdout.readline()
@@ -179,8 +193,29 @@ def test_a_server_that_is_told_to_stop_has_done_its_work_and_leaves_nothing(
     assert child.returncode == 0, err
     assert "serve: told to stop" in said
     assert err == ""
-    until = time.monotonic() + 20
-    while (left := processes(scratch)) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert left == []
-    assert [name for name in os.listdir(scratch) if not name.startswith("torch")] == []
+    assert_gone(scratch)
+
+
+@pytest.mark.ray
+def test_ctrl_c_before_it_answers_is_an_interruption_and_leaves_nothing(
+    exported, scratch, tmp_path
+):
+    """While Ray starts."""
+    child = serve(exported, scratch, tmp_path / "out")
+    try:
+        until = time.monotonic() + 60
+        while not any("gcs_server" in line for line in processes(scratch)):
+            assert child.poll() is None, child.communicate()[1]
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        os.killpg(child.pid, signal.SIGINT)
+        said, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
+        child.wait()
+    assert child.returncode == 130, err
+    assert "READY" not in said
+    assert "Traceback" not in err
+    assert "run again: infnet serve" in err
+    assert not (tmp_path / "out").exists()
+    assert_gone(scratch)

@@ -2,7 +2,8 @@ import os
 
 import pytest
 import torch
-import written_dataset as written
+
+from tests.infnet.train import written_dataset as written
 
 
 @pytest.fixture(scope="session")
@@ -18,9 +19,9 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def ray_session():
-    """One Ray for a test module."""
+    """One Ray for the tests of this room."""
     from rayrun.ray.compute import LocalCompute
     from rayrun.ray.session import session
 

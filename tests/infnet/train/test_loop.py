@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import written_dataset as written
 from safetensors.torch import load_file
 
 from infnet.config import EarlyStopping
@@ -17,6 +16,7 @@ from infnet.train.report import report
 from rayrun.config import ConfigError
 from rayrun.metrics import read_records
 from rayrun.ray.worker import SingleWorker
+from tests.infnet.train import written_dataset as written
 
 BASE = ("model.dropout=0.2", "train.micro_batch_size=16", "train.checkpoint_every_steps=5")
 

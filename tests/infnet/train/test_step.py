@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 import torch
-import written_dataset as written
 from torch import nn
 
 from infnet.config import Optimizer, Train
@@ -16,6 +15,7 @@ from infnet.train.precision import check_bf16
 from infnet.train.step import observed_weights, task_losses
 from infnet.weighting import FixedWeighting, UncertaintyWeighting
 from rayrun.config import ConfigError
+from tests.infnet.train import written_dataset as written
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import psutil
 import pytest
 import ray.cloudpickle
 import torch
-import written_dataset as written
 from safetensors.torch import load_file
 
 from infnet.train.loop import Place, fit
@@ -20,6 +19,7 @@ from infnet.train.run import _on_worker
 from rayrun.config import ConfigError
 from rayrun.ray.train import run
 from rayrun.ray.worker import SingleWorker
+from tests.infnet.train import written_dataset as written
 
 # Workers do not find the modules of this folder: their functions travel by value.
 for _module in (sys.modules[__name__], written):

@@ -107,6 +107,20 @@ def model(url):
         return json.load(response)["model"]
 
 
+def test_a_serve_that_does_not_start_says_why(serving, monkeypatch):
+    """Before it runs here: later ones find it running."""
+
+    def start(**_):
+        raise RuntimeError("Traceback (most recent call last):\n  …\nthe proxy cannot bind")
+
+    monkeypatch.setattr("ray.serve.start", start)
+    says = (
+        r"serve\.host \(127\.0\.0\.1\) and serve\.port \(\d+\): Ray Serve does not start: the proxy"
+    )
+    with pytest.raises(ConfigError, match=says):
+        serve.deploy(named("never"), name="live", options=OPTIONS)
+
+
 @contextmanager
 def load(url):
     """Four clients that ask all the time; yields what they were told."""
