@@ -84,6 +84,6 @@ def concentration(
             )
         share = kept / mass.where(counts, 1.0)[..., None]
         entropy = -torch.special.xlogy(share, share).sum(-1)
-        values = 1 - entropy / count.clamp(min=2).log()
+        values = 1 - entropy / count.clamp(min=2).double().log()
         found.append(values[counts].mean())
     return torch.stack(found).clamp(0, 1)

@@ -9,7 +9,7 @@ def ranks(values: Float[Tensor, " L"]) -> Float[Tensor, " L"]:
     exact = values.double()
     below = (exact[:, None] > exact).sum(1)
     equal = (exact[:, None] == exact).sum(1)
-    return below + (equal + 1) / 2
+    return below + (equal.double() + 1) / 2
 
 
 def spearman(left: Float[Tensor, " L"], right: Float[Tensor, " L"]) -> float | None:
