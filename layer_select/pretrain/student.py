@@ -58,10 +58,11 @@ class Student(nn.Module):
             )
         )
         self.model.set_attn_implementation("sdpa")
+        embed: Any = self.model.get_input_embeddings()
         with torch.no_grad():
             # Rows of unit length, and a P that gives items scores of a spread near 1 at once: from
             # the usual .02, the head needs hundreds of steps before it tells items apart.
-            self.model.get_input_embeddings().weight.normal_(std=shape.width**-0.5)
+            embed.weight.normal_(std=shape.width**-0.5)
         self.projection = nn.Parameter(2.0 * torch.eye(shape.width))
         self._answers, self._weights = list(answers), config.weights
         lengths = torch.tensor([len(title) for title in titles])

@@ -44,7 +44,8 @@ def candidate_log_likelihood(
         raise ConfigError(
             f"{what} has no tokens; candidates are scored after at least one token, and need one"
         )
-    device = model.get_input_embeddings().weight.device
+    embed: Any = model.get_input_embeddings()
+    device = embed.weight.device
     ids = torch.tensor([list(prompt)], device=device)
     begun: Any = model(
         input_ids=ids, past_key_values=DynamicCache(config=model.config), logits_to_keep=1
