@@ -67,7 +67,7 @@ class Pretrain(Config):
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps over which the rate rises; then it falls as a cosine to a tenth."""
     weight_decay: NonNegativeFloat = 0.05
-    event_dropout: float = Field(default=0.1, ge=0, lt=1)
+    event_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Each event of a training text is left out of it with this probability."""
     clip_norm: NonNegativeFloat = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"

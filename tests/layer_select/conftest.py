@@ -46,7 +46,7 @@ TINY = {
         "batch_rows": 8,
         "epochs": 3,
         "lr": 5e-3,
-        "yes_no_share": 0.25,
+        "weights": {"next_token": 0.5},
     },
     "compute": {"type": "local", "workers": 1, "num_cpus": 2, "object_store_bytes": 200_000_000},
 }
