@@ -68,7 +68,7 @@ def open_gguf(uri: str) -> GgufCheckpoint:
     path = local_path(uri)
     if path is None:
         raise ConfigError(
-            f"{uri}: a GGUF file is memory-mapped, so it must be on this machine; copy it here, or "
-            "use a Hugging Face folder, which is read from S3 as it is"
+            f"{uri}: a GGUF file must be on this machine's own disk; copy it here, or use a "
+            "Hugging Face folder, which is read from S3 as it is"
         )
     return GgufCheckpoint(path, uri)

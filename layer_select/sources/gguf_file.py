@@ -11,7 +11,7 @@ class Gguf(Config):
 
     type: Literal["gguf"] = "gguf"
     path: PlacePath
-    """The file, on this machine: it is memory-mapped."""
+    """The file, on this machine."""
 
     def open(self) -> Checkpoint:
         """Read the header and check it.

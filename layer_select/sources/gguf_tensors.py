@@ -1,5 +1,6 @@
-"""The tensors of a GGUF file: memory-mapped, dequantised one at a time."""
+"""The tensors of a GGUF file, read and dequantised one at a time."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from layer_select.sources.gguf_header import OLLAMA_MXFP4, GgufHeader, GgufTensor
 from layer_select.sources.mapped import RawInfo
 from rayrun.config import ConfigError
+from rayrun.object_store import storage_errors
 
 _PLAIN = {
     GGMLQuantizationType.F32: torch.float32,
@@ -18,20 +20,20 @@ _PLAIN = {
     GGMLQuantizationType.BF16: torch.bfloat16,
     GGMLQuantizationType.F64: torch.float64,
 }
-_AT_ONCE = 1 << 24
-"""Numbers dequantised at once: bounds the float32 copy of a tensor wanted in bfloat16."""
+_AT_ONCE = 1 << 22
+"""Numbers dequantised at once: bounds what is in memory beside the tensor itself."""
 
 
 class GgufTensors:
     """`RawTensors` of a file."""
 
     def __init__(self, header: GgufHeader, where: str) -> None:
-        """Map the file.
+        """Take the table of tensors.
 
         Raises:
             ConfigError: a tensor of a type that cannot be dequantised.
         """
-        self._data = np.memmap(header.path, np.uint8, mode="r")
+        self._path = header.path
         self._tensors = header.tensors
         self.where = where
         self._infos = {name: self._info(tensor) for name, tensor in header.tensors.items()}
@@ -43,24 +45,37 @@ class GgufTensors:
 
     def read(self, name: str, dtype: torch.dtype | None) -> Tensor:
         """One tensor, dequantised by the arithmetic of gguf-py, in memory of its own."""
-        tensor = self._tensors[name]
         shape, own, quantised = self._infos[name]
-        data = self._data[tensor.begin : tensor.begin + tensor.size]
         if quantised is None:
-            plain = torch.from_numpy(np.array(data)).view(own).reshape(shape)
+            plain = torch.from_numpy(self._bytes(name)).view(own).reshape(shape)
             return plain if dtype is None else plain.to(dtype)
-        rows = data.reshape(-1, tensor.size // (int(np.prod(shape)) // shape[-1]))
-        whole = torch.empty((len(rows), shape[-1]), dtype=dtype or own)
-        step = max(1, _AT_ONCE // shape[-1])
-        for start in range(0, len(rows), step):
-            found = _dequantised(np.array(rows[start : start + step]), tensor.type)
-            whole[start : start + step] = torch.from_numpy(found)
+        tensor, width = self._tensors[name], shape[-1]
+        count = math.prod(shape) // width
+        row_bytes = tensor.size // count
+        whole = torch.empty((count, width), dtype=dtype or own)
+        step = max(1, _AT_ONCE // width)
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            rows = self._bytes(name, start * row_bytes, stop * row_bytes).reshape(-1, row_bytes)
+            whole[start:stop] = torch.from_numpy(_dequantised(rows, tensor.type))
         return whole.reshape(shape)
 
     def blocks(self, name: str) -> bytes:
         """The bytes of a tensor as they stand in the file."""
+        return self._bytes(name).tobytes()
+
+    def _bytes(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Bytes [start, stop) of a tensor.
+
+        Reading, unlike a map of the file, leaves nothing in memory that was not asked for.
+        """
         tensor = self._tensors[name]
-        return self._data[tensor.begin : tensor.begin + tensor.size].tobytes()
+        count = (tensor.size if stop is None else stop) - start
+        with storage_errors(self._path):
+            data = np.fromfile(self._path, np.uint8, count, offset=tensor.begin + start)
+        if len(data) != count:
+            raise ConfigError(f"{self.where}: the file became shorter while it was read")
+        return data
 
     def _info(self, tensor: GgufTensor) -> RawInfo:
         if tensor.type != OLLAMA_MXFP4:

@@ -311,8 +311,16 @@ def test_other_things_that_cannot_be_are_refused(tmp_path: Path) -> None:
     whole = {"output_norm.weight": (np.ones(32, np.int32), Q.I32)}
     with pytest.raises(ConfigError, match=r"output_norm\.weight is of type I32, which cannot be"):
         change(drop=tuple(whole), put=whole)
-    with pytest.raises(ConfigError, match="is memory-mapped, so it must be on this machine"):
+    with pytest.raises(ConfigError, match="must be on this machine's own disk; copy it here"):
         Gguf(path="s3://bucket/model.gguf").open()
+
+
+def test_a_gguf_file_that_shrinks_under_the_reader_is_noticed(tmp_path: Path) -> None:
+    path = gguf(model_of("llama", layers=1), tmp_path / "plain.gguf", type="Q8_0")
+    checkpoint = open_file(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ConfigError, match="became shorter while it was read"):
+        load(checkpoint)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ TEXTS = [
     "足球经理 2018,收藏版 — 中文标题",
     "  two  spaces, a\ttab\nand 12345 numbers; it's the café’s naïve Fußball",
     "数据结构与算法分析 and 🎮 emoji",
+    "cafe\u0301 in two characters",
     "<|end|>inside<|end|>",
     "",
 ]
@@ -150,6 +151,18 @@ def test_a_sentencepiece_tokenizer_comes_back_from_its_scores() -> None:
     assert bare("wild")["input_ids"] == expected("wild")["input_ids"][1:]
     both = tokenizer_from({**metadata, "tokenizer.ggml.add_eos_token": True}, "file")
     assert both("wild")["input_ids"] == [*expected("wild")["input_ids"], 2]
+
+
+@pytest.mark.parametrize(("split", "tokens"), [("llama-bpe", ["abc"]), ("gpt-2", ["a", "b", "c"])])
+def test_llama_3_looks_words_up_before_it_merges(split: str, tokens: list[str]) -> None:
+    metadata = {
+        "general.architecture": "llama",
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": split,
+        "tokenizer.ggml.tokens": ["a", "b", "c", "abc"],
+        "tokenizer.ggml.merges": [],
+    }
+    assert tokenizer_from(metadata, "file").tokenize("abc") == tokens
 
 
 def test_gemma_s_has_no_space_before_a_text() -> None:
