@@ -1,7 +1,11 @@
 """`infnet predict`: a file of raw rows, scored to Parquet on Ray Data."""
 
+import functools
+import json
 import time
+import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -16,6 +20,7 @@ from infnet.evaluate.writing import PredictionWriter, Quarantine
 from infnet.features.batches import to_batch
 from infnet.train.checkpoint import load
 from rayrun import manifest, storage
+from rayrun.config import validate
 from rayrun.data.log import BAD, ROW_ID
 from rayrun.metrics import Result
 from rayrun.progress import progress
@@ -32,8 +37,8 @@ def predict(config: InfnetConfig, out: str, data: str) -> Result:
     """Score every row of a file; labels are neither needed nor read.
 
     Encoding is that of `infnet evaluate --data`: each row on its own, with the checkpoint's encoder
-    and frozen look-ups. Ray Data spreads the fragments of the file over `compute.workers` actors,
-    each of which loads the checkpoint once; memory does not grow with the file.
+    and frozen look-ups. Ray Data spreads the fragments of the file over `compute.workers`
+    processes, each of which loads the checkpoint once; memory does not grow with the file.
 
     Args:
         config: `inputs.checkpoint` is the run directory of `infnet train`.
@@ -86,20 +91,36 @@ def _scored(config: InfnetConfig, run: str, data: str, num_fragments: int) -> It
     compute = config.compute
     workers = min(compute.workers, num_fragments)
     items = ray.data.from_arrow([pa.table({FRAGMENT: [index]}) for index in range(num_fragments)])
-    scored = items.map_batches(
-        Scorer,
-        fn_constructor_args=(config, run, data),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=compute.cpus_per_worker,
-        num_gpus=compute.gpus_per_worker,
-    )
+    how: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
+    how |= {"num_cpus": compute.cpus_per_worker, "num_gpus": compute.gpus_per_worker}
+    if compute.gpus_per_worker:  # a process that had a GPU serves no other task
+        scored = items.map_batches(
+            Scorer,
+            fn_constructor_args=(config, run, data),
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            **how,
+        )
+    else:  # of its actors Ray reports the end on stderr, as if it were an error
+        call = (uuid.uuid4().hex, json.dumps(config.to_dict()), run, data)
+        function: Any = _score
+        scored = items.map_batches(
+            function, fn_args=call, compute=ray.data.TaskPoolStrategy(size=workers), **how
+        )
     yield from scored.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
+def _score(batch: pa.Table, call: str, config: str, run: str, data: str) -> Iterator[pa.Table]:
+    yield from _scorer(call, config, run, data)(batch)
+
+
+@functools.lru_cache(maxsize=1)
+def _scorer(call: str, config: str, run: str, data: str) -> "Scorer":
+    """The one of this process for a call of `predict`; another call finds other files, perhaps."""
+    return Scorer(validate(InfnetConfig, json.loads(config), where="predict"), run, data)
+
+
 class Scorer:
-    """An actor of Ray Data: fragments in, scored rows out. Loads the checkpoint once."""
+    """Fragments in, scored rows out. Loads the checkpoint once."""
 
     def __init__(self, config: InfnetConfig, run: str, data: str) -> None:
         """Loads encoder and checkpoint of `run` for the file `data`."""

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from scored_log import scored
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
 from infnet.evaluate.amounts import decile_mape, gini, mae, r2, rmse
+from tests.infnet.evaluate.scored_log import scored
 
 
 @pytest.fixture

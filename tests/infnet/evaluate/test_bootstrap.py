@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from scored_log import TASKS, predictions, scored
 
 from infnet.evaluate.bootstrap import interval, user_weights
 from infnet.evaluate.metrics import compute
 from infnet.evaluate.predictions import Predictions, concatenate
+from tests.infnet.evaluate.scored_log import TASKS, predictions, scored
 
 
 def test_weights_are_poisson_with_mean_one():

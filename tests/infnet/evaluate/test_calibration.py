@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from scored_log import scored
 from sklearn.metrics import log_loss
 
 from infnet.evaluate.calibration import ece, logloss, ne
+from tests.infnet.evaluate.scored_log import scored
 
 
 @pytest.fixture

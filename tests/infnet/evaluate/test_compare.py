@@ -3,13 +3,13 @@ import json
 
 import numpy as np
 import pytest
-from scored_log import TASKS, predictions, scored
 
 from infnet.evaluate.compare import compare, compare_measured, row_to_json
 from infnet.evaluate.metrics import compute
 from infnet.evaluate.predictions import Predictions, Rows
 from infnet.evaluate.writing import PredictionWriter
 from infnet.schema import Schema
+from tests.infnet.evaluate.scored_log import TASKS, predictions, scored
 
 
 def one_task(noise, seed, rows=1500, users=150):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from scored_log import scored
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from infnet.evaluate.ranking import auc, gauc, ndcg
+from tests.infnet.evaluate.scored_log import scored
 
 
 def one_task(weighted=True, seed=0):

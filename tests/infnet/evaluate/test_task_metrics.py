@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from scored_log import TASKS, predictions, scored
 from sklearn.metrics import log_loss, ndcg_score, r2_score, roc_auc_score
 
 from infnet.evaluate.metrics import AVERAGE, compute, metrics_of
 from infnet.evaluate.predictions import Predictions
 from infnet.tasks import BinaryTask
+from tests.infnet.evaluate.scored_log import TASKS, predictions, scored
 
 
 def brute(rows, task):
