@@ -127,7 +127,7 @@ class Room:
 
     def best(self, weights: Sequence[float]) -> Layers:
         """The set of `size` layers with the largest sum of `weights`; ties go to low indices."""
-        worst = (float("-inf"), ())
+        worst: tuple[float, Layers] = (float("-inf"), ())
         table: list[tuple[float, Layers]] = [worst] * (self.size + 1)
         table[self.size] = (0.0, ())
         for layer in reversed(range(self.num_layers)):  # table[c]: best of layer.. after c are kept
