@@ -1,6 +1,5 @@
 """`layer-select pretrain-tiny` on Ray Train: what it leaves behind, and what it refuses."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -96,5 +95,5 @@ def test_the_verb_is_on_the_command_line():
         text=True,
         check=True,
     )
-    assert "it must beat popularity" in done.stdout
-    assert json.dumps(done.stderr) == '""'
+    assert "it must beat popularity" in " ".join(done.stdout.split())
+    assert done.stderr == ""
