@@ -1,5 +1,6 @@
 """A model without weights: every parameter on the meta device, every buffer real."""
 
+import copy
 from typing import Any, Literal
 
 import torch
@@ -30,8 +31,9 @@ def skeleton(
     config: Any, dtype: torch.dtype = torch.float32, attention: Attention = "eager"
 ) -> PreTrainedModel:
     """The model of `config` with its parameters (tied ones tied) on the meta device."""
+    own = copy.deepcopy(config)  # the model writes its type and its attention into it
     with _ParametersOnMeta(), no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+        model = AutoModelForCausalLM.from_config(own, dtype=dtype, attn_implementation=attention)
     model.tie_weights()  # part of the initialisation that was skipped
     unfilled = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     assert not unfilled, f"buffers of {type(model).__name__} without values: {unfilled}"

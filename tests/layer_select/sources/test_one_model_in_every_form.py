@@ -86,6 +86,15 @@ def test_a_streamed_block_gives_the_gradients_of_a_loaded_one(tmp_path: Path) ->
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+def test_a_decoder_keeps_its_attention_when_another_is_loaded(tmp_path: Path) -> None:
+    checkpoint = opened(folder(model_of("llama", layers=1), tmp_path))
+    first = load(checkpoint, attention="eager")
+    second = load(checkpoint, dtype=torch.bfloat16, attention="sdpa")
+    assert first.config._attn_implementation == "eager"
+    assert second.config._attn_implementation == "sdpa"
+    assert (first.config.dtype, second.config.dtype) == (torch.float32, torch.bfloat16)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_types_are_those_of_transformers(dtype: torch.dtype, tmp_path: Path) -> None:
     folder(model_of("gemma3"), tmp_path)
