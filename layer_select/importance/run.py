@@ -9,6 +9,7 @@ While it runs, what is finished stands beside it in `<out>.scoring/`: a second c
 
 import os
 import time
+from contextlib import ExitStack
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -62,32 +63,33 @@ def score(config: LayerSelectConfig, out: str) -> Result:
     """
     started = time.monotonic()
     out = _absolute(out)
-    with storage.claim(out):
+    with storage.claim(out), ExitStack() as inside:
         refuse_strangers(out)
-        with session(config.compute):
+        if config.model is None and not config.inputs.model:
+            inside.enter_context(session(config.compute))  # one Ray for pretraining and scoring
             config = with_model(config, out)
-            opened = open_inputs(config)
-            key = key_of(config, opened)
-            if _stands(out, key):
-                return Result.read(out)
-            state = f"{out}.scoring"
-            place = storage.join(state, SAMPLES)
-            found = run_on_ray(
-                on_worker,
-                {
-                    "config": config.to_dict(),
-                    "key": key,
-                    "task": opened.digests["task"],
-                    "infnet_data": os.environ.get("INFNET_DATA", ""),
-                    "state": state,
-                    "samples": place,
-                },
-                compute=config.compute,
-                storage_path=storage.join(state, "ray"),
-                name=key.removeprefix("sha256:")[:16],
-                max_failures=MAX_FAILURES,
-                title="scoring layers",
-            )
+        opened = open_inputs(config)
+        key = key_of(config, opened)
+        if _stands(out, key):
+            return Result.read(out)
+        state = f"{out}.scoring"
+        place = storage.join(state, SAMPLES)
+        found = run_on_ray(
+            on_worker,
+            {
+                "config": config.to_dict(),
+                "key": key,
+                "task": opened.digests["task"],
+                "infnet_data": os.environ.get("INFNET_DATA", ""),
+                "state": state,
+                "samples": place,
+            },
+            compute=config.compute,
+            storage_path=storage.join(state, "ray"),
+            name=key.removeprefix("sha256:")[:16],
+            max_failures=MAX_FAILURES,
+            title="scoring layers",
+        )
         raw = {**found["scores"], **opened.digests}
         scores = validate(Scores, raw, where="what the workers found")
         samples = load_tensors(storage.read_bytes(place))
