@@ -26,7 +26,7 @@ def concentration(
 
     Above 1: the upper layers score higher. The 95 % interval is the bootstrap's over samples where
     the scores are means over samples, else that of normal errors (`by` says which). None where a
-    mean is not above 0: such a ratio has no meaning.
+    mean is not above 0: such a ratio has no meaning; no interval where that is so of any replicate.
 
     Returns:
         `ratio`, `low`, `high`, `by`.
@@ -38,17 +38,17 @@ def concentration(
     generator = torch.Generator().manual_seed(seed)
     if samples is None:
         noise = torch.randn(replicates, len(scores), generator=generator, dtype=torch.float64)
-        drawn, told["by"] = scores + noise * errors, "normal errors"
+        drawn, by = scores + noise * errors, "normal errors"
     else:
         count = len(samples)
         picks = torch.randint(count, (replicates, count), generator=generator)
         weights = torch.zeros(replicates, count, dtype=torch.float64)
         weights.scatter_add_(1, picks, torch.ones_like(picks, dtype=torch.float64))
-        drawn, told["by"] = weights @ samples / count, "bootstrap over samples"
+        drawn, by = weights @ samples / count, "bootstrap over samples"
     ratios = _ratio(drawn)
     if bool(torch.isfinite(ratios).all()):
         ends = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=torch.float64))
-        told["low"], told["high"] = ends.tolist()
+        told |= {"low": float(ends[0]), "high": float(ends[1]), "by": by}
     return told
 
 
