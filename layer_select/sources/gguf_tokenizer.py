@@ -59,6 +59,13 @@ def _rebuilt(metadata: Mapping[str, Any], where: str) -> Any:
             f"{where}: tokenizer.ggml.model must be gpt2 or llama, with tokenizer.ggml.tokens; "
             f"found {kind!r} with {len(given.get('tokens') or ())} tokens"
         )
+    for name in ("bos", "eos", "unknown", "padding"):
+        index = metadata.get(f"tokenizer.ggml.{name}_token_id", 0)
+        if not 0 <= index < len(given["tokens"]):
+            raise ConfigError(
+                f"{where}: tokenizer.ggml.{name}_token_id must name one of the "
+                f"{len(given['tokens'])} tokens, found {index}; the file is damaged"
+            )
     known = (*GPT2_SPLITS, *theirs.GGUF_PRE_TOKENIZER_SPLITS)
     if kind == "gpt2" and split not in known:
         raise ConfigError(
@@ -141,16 +148,24 @@ def _add_ends(backend: Any, metadata: Mapping[str, Any], given: Mapping[str, Any
     from tokenizers import processors
 
     tokens = given["tokens"]
-    bos = metadata.get("tokenizer.ggml.bos_token_id")
-    eos = metadata.get("tokenizer.ggml.eos_token_id")
     usual = given["tokenizer_type"] == "llama" or given.get("pre_tokenizer_type") in BOS_BY_DEFAULT
-    before = bos is not None and metadata.get("tokenizer.ggml.add_bos_token", usual)
-    after = eos is not None and metadata.get("tokenizer.ggml.add_eos_token", False)
-    template = [tokens[bos]] * bool(before) + ["$A"] + [tokens[eos]] * bool(after)
-    ends = ([(tokens[bos], bos)] if before else []) + ([(tokens[eos], eos)] if after else [])
+    ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+    wanted = {
+        "bos": metadata.get("tokenizer.ggml.add_bos_token", usual),
+        "eos": metadata.get("tokenizer.ggml.add_eos_token", False),
+    }
+    ends = {
+        name: (tokens[index], index)
+        for name, index in ids.items()
+        if index is not None and wanted[name]
+    }
+    first = [ends["bos"][0]] if "bos" in ends else []
+    last = [ends["eos"][0]] if "eos" in ends else []
     if ends:
         backend.post_processor = processors.TemplateProcessing(
-            single=template, pair=[*template, *template[:-1], "$B"], special_tokens=ends
+            single=[*first, "$A", *last],
+            pair=[*first, "$A", *last, *first, "$B", *last],
+            special_tokens=list(ends.values()),
         )
     elif given["tokenizer_type"] == "gpt2":
         backend.post_processor = processors.ByteLevel(trim_offsets=False)

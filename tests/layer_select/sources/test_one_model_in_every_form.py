@@ -61,8 +61,11 @@ def test_streaming_holds_one_block_and_computes_the_same(family: str, tmp_path: 
         ]
 
     assert here() == []
-    with streamed.block(2) as block, streamed.block(2):
-        assert here() == [2]
+    with streamed.block(2) as block:
+        read = list(block.parameters())
+        with streamed.block(2) as again:
+            assert all(a is b for a, b in zip(again.parameters(), read, strict=True))
+        assert here() == [2], "still in use"
         assert not any(p.is_meta for p in block.parameters())
         assert not any(b.is_meta for b in block.buffers())
     assert here() == []

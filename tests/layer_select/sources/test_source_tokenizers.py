@@ -195,6 +195,10 @@ def test_gemma_s_has_no_space_before_a_text() -> None:
             {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "jais"},
             "pre must be one of .*qwen2.*; found 'jais': how this vocabulary splits",
         ),
+        (
+            {"tokenizer.ggml.eos_token_id": 10**6},
+            r"eos_token_id must name one of the \d+ tokens, found 1000000",
+        ),
         ({"tokenizer.huggingface.json": "{"}, r"huggingface\.json cannot be read"),
     ],
 )
