@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from layer_select.coalitions import Coalitions
 from layer_select.config import LayerSelectConfig
@@ -44,6 +45,9 @@ from rayrun.ray.worker import SingleWorker
 
 SHARES = (0.75, 0.5, 0.25)
 REPLICATES = 1000
+SAMPLES = "samples.safetensors"
+REMOVAL = ("leave_one_out", "shapley", "kernel_shap", "banded_shapley")
+"""Methods that measure what removal costs; their scores may be below 0."""
 
 
 def main() -> None:
@@ -65,7 +69,9 @@ def main() -> None:
         if not place.exists():
             found_here = measure(config, place.parent)
             place.write_text(json.dumps(found_here, indent=1), encoding="utf-8")
-        found.append(json.loads(place.read_text(encoding="utf-8")))
+        one = json.loads(place.read_text(encoding="utf-8"))
+        one["difference"] = differences(load_file(place.parent / SAMPLES))
+        found.append(one)
         print(f"seed {seed}: done", flush=True)
     sets = "".join(f" --set {setting}" for setting in arguments.sets)
     command = f"python bench/layer_selection.py {arguments.config}{sets}"
@@ -105,13 +111,11 @@ def measure(config: LayerSelectConfig, folder: Path) -> Json:
             "task": opened.task.digest,
             "infnet_data": "",
             "state": str(folder / "state"),
-            "samples": str(folder / "samples.safetensors"),
+            "samples": str(folder / SAMPLES),
         },
     )
-    from safetensors.torch import load_file
-
     scores = validate(Scores, {**scored["scores"], **opened.digests}, where="the scores")
-    samples = load_file(folder / "samples.safetensors")
+    samples = load_file(folder / SAMPLES)
     worker = SingleWorker(folder / "selecting")
     decoder = decoder_of(
         opened.checkpoint,
@@ -144,6 +148,17 @@ def measure(config: LayerSelectConfig, folder: Path) -> Json:
         "empty": parts["test"].loss(()),
         "seconds": time.monotonic() - started,
     }
+
+
+def differences(samples: dict[str, torch.Tensor]) -> Json:
+    """Mean score of the upper quarter of layers minus that of the lower, by removal."""
+    told: Json = {}
+    for key in REMOVAL:
+        rows = samples[key]
+        quarter = rows.shape[1] // 4
+        bootstrap = Bootstrap(len(rows), REPLICATES, 0)
+        told[key] = bootstrap.interval(rows[:, -quarter:].mean(1) - rows[:, :quarter].mean(1))
+    return told
 
 
 def choices(scores: Scores, parts: dict[str, Coalitions], keep: int) -> Json:
@@ -196,8 +211,9 @@ def page(found: Sequence[Json], command: str) -> str:
         "",
         f"Made by `{command}`.",
         "",
-        f"{len(found)} decoders of {first['layers']} layers and {first['parameters']:,} "
-        "parameters, pretrained with different seeds on simulated histories of titles. The task is "
+        f"Pretraining seeds: {len(found)}. Each decoder has {first['layers']} layers and "
+        f"{first['parameters']:,} parameters and is trained on simulated histories of titles; such "
+        "a model says nothing about a large one. The task is "
         "the next item by the head, over the full catalogue; "
         f"{first['samples']['calibration']} calibration samples score and choose, "
         f"{first['samples']['test']} test samples are reported. All 4,096 sets of layers were "
@@ -210,8 +226,8 @@ def page(found: Sequence[Json], command: str) -> str:
         "## Increase of the loss by way of choosing",
         "",
         "Test loss over that of the whole model: mean over the seeds, in brackets the range over "
-        "them; the 95 % interval of a single seed is given for the rows it decides between in the "
-        "last column (half its width at 25 %, largest over seeds).",
+        "them. Last column: half the width of the 95 % bootstrap interval over samples at 25 %, "
+        "the largest of the seeds. Best on test is no way of choosing but a bound.",
         "",
         *_increases(found),
         "",
@@ -242,31 +258,40 @@ def _answers(found: Sequence[Json]) -> list[str]:
     above = {key: [one["concentration"][key] for one in found] for key in found[0]["concentration"]}
     yes = [k for k, cs in above.items() if all(c["low"] is not None and c["low"] > 1 for c in cs)]
     no = [k for k, cs in above.items() if all(c["high"] is not None and c["high"] < 1 for c in cs)]
-    removal = ["leave_one_out", "shapley", "kernel_shap", "banded_shapley"]
+    gaps = {key: [one["difference"][key] for one in found] for key in REMOVAL}
+    lower = [key for key, told_gaps in gaps.items() if all(g["high"] < 0 for g in told_gaps)]
+    upper = [key for key, told_gaps in gaps.items() if all(g["low"] > 0 for g in told_gaps)]
+    verdict = "is refuted" if len(lower) == len(gaps) else "does not hold"
+    verdict = "holds" if len(upper) == len(gaps) else verdict
+    shown = "; ".join(
+        f"{key} "
+        + ", ".join(f"{g['mean']:.3f} [{g['low']:.3f}, {g['high']:.3f}]" for g in told_gaps)
+        for key, told_gaps in gaps.items()
+    )
     lines.append(
-        "* **“Upper layers matter most.”** Upper layers score higher, in every seed with the whole "
-        f"interval, by: {_list(yes)}. Lower layers score higher by: {_list(no)}. The others are "
-        "undecided or differ between seeds. By what removal costs "
-        f"({_list(removal)}) the claim "
-        + (
-            "holds."
-            if all(k in yes for k in removal if k in above)
-            else "is refuted."
-            if all(k in no for k in removal if k in above)
-            else "does not hold."
-        )
+        "* **“Upper layers matter most.”** By the ratio below, upper layers score higher, in every "
+        f"seed with the whole interval, by: {_list(yes)}. Lower layers score higher by: "
+        f"{_list(no)}. The others are undecided, differ between seeds or have no ratio. What "
+        "removal costs decides: upper quarter minus lower quarter, for each seed, is "
+        f"{shown.replace('-0', '−0')}. By it the claim {verdict}."
     )
     ranks = {share: _order(found, share) for share in map(str, SHARES)}
-    places = {share: order.index("top k: fisher") + 1 for share, order in ranks.items()}
-    best = {share: order[0].removeprefix("top k: ") for share, order in ranks.items()}
-    total = len(next(iter(ranks.values())))
-    told_places = ", ".join(
-        f"{places[str(s)]} of {total} at {s:.0%} (first: {best[str(s)]})" for s in SHARES
-    )
-    holds = all(place == 1 for place in places.values())
+    told_places: list[str] = []
+    holds = True
+    for share in map(str, SHARES):
+        values = {name: round(_rows(found)[name][share][0], 9) for name in ranks[share]}
+        fisher = values["top k: fisher"]
+        ahead = sum(value < fisher for value in values.values())
+        alike = sum(value == fisher for value in values.values()) - 1
+        best = ranks[share][0].removeprefix("top k: ")
+        holds = holds and ahead == 0
+        told_places.append(
+            f"at {float(share):.0%} {ahead} of {len(values)} methods lose less and {alike} as much"
+            + (f" (least: {best})" if ahead else "")
+        )
     lines.append(
-        "* **“Fisher is the best indicator.”** Place of Fisher's choice among the methods' top k, "
-        f"by mean test loss: {told_places}. The claim {'holds' if holds else 'does not hold'}."
+        "* **“Fisher is the best indicator.”** Of the methods' top k, by mean test loss: "
+        f"{'; '.join(told_places)}. The claim {'holds' if holds else 'does not hold'}."
     )
     rows = _rows(found)
     for share in map(str, SHARES):
@@ -315,7 +340,7 @@ def _increases(found: Sequence[Json]) -> list[str]:
         [
             name,
             *(
-                f"{mean:.4f} [{low:.4f}, {high:.4f}]"
+                f"{mean:.4f} [{low:.4f}, {high:.4f}]" if len(found) > 1 else f"{mean:.4f}"
                 for mean, low, high, _ in (rows[name][str(s)] for s in SHARES)
             ),
             f"{rows[name][last][3]:.4f}",
@@ -349,7 +374,8 @@ def _agreements(found: Sequence[Json]) -> list[str]:
         values = [one["spearman"][key][other] for one in found]
         if None in values:
             return "–"
-        return f"{statistics.mean(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
+        mean = f"{statistics.mean(values):.2f}"
+        return f"{mean} [{min(values):.2f}, {max(values):.2f}]" if len(values) > 1 else mean
 
     others = ("leave_one_out", "shapley", "fisher")
     body = [[key, *(cell(key, other) for other in others)] for key in found[0]["spearman"]]
