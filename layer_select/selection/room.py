@@ -131,7 +131,7 @@ class Room:
         table: list[tuple[float, Layers]] = [worst] * (self.size + 1)
         table[self.size] = (0.0, ())
         for layer in reversed(range(self.num_layers)):  # table[c]: best of layer.. after c are kept
-            row = list(worst for _ in table)
+            row: list[tuple[float, Layers]] = [worst] * len(table)
             for new in range(min(layer, self.size) + 1):
                 options: list[tuple[float, Layers]] = []
                 if new < self.size and self._may_sit(layer, new):
