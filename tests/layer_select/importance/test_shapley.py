@@ -129,7 +129,10 @@ def test_every_second_order_is_the_reverse_of_the_one_before():
 def test_sampling_of_sets_follows_the_kernel():
     players, pairs = 6, 20_000
     sets = paired(players, pairs, seed=0)
-    assert all(a | b == frozenset(range(players)) and not a & b for a, b in zip(sets[::2], sets[1::2], strict=True))
+    assert all(
+        a | b == frozenset(range(players)) and not a & b
+        for a, b in zip(sets[::2], sets[1::2], strict=True)
+    )
     weight = {s: math.comb(players, s) * kernel_weight(s, players) for s in range(1, players)}
     for size, share in weight.items():
         expected = share / sum(weight.values())
