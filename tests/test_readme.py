@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from infnet.cli import VERBS
+from infnet import cli as infnet
+from layer_select import cli as layer_select
 from rayrun.cli import _parser, load_config, resolve
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+
+PROGRAMS = {"infnet": infnet.VERBS, "layer-select": layer_select.VERBS}
 
 READERS_OWN = {"log.csv", "rows.parquet"}
 """Names that stand for a file of the reader."""
@@ -48,19 +51,20 @@ def commands(page: str, text: str) -> list[Command]:
         if language not in ("", "sh", "bash", "console"):
             continue
         for line in block.replace("\\\n", " ").splitlines():
-            if not re.match(r"(\$ )?(\w+=\S* )*(infnet|make|python3?) ", line):
+            if not re.match(r"(\$ )?(\w+=\S* )*(infnet|layer-select|make|python3?) ", line):
                 continue
             words = shlex.split(line.removeprefix("$ "), comments=True)
             first = next(i for i, word in enumerate(words) if "=" not in word)
             command = Command(page, tuple(words[first:]), tuple(words[:first]), frozenset(made))
             found.append(command)
-            if command.words[0] == "infnet":
+            if command.words[0] in PROGRAMS:
                 made.add(output(command))
     return found
 
 
 def parsed(command: Command):
-    return _parser("infnet", VERBS).parse_args(command.words[1:])
+    program = command.words[0]
+    return _parser(program, PROGRAMS[program]).parse_args(command.words[1:])
 
 
 def output(command: Command) -> str:
@@ -86,11 +90,12 @@ def there(path: str, command: Command) -> bool:
 
 def test_the_pages_show_commands():
     assert len(of("infnet")) >= 9
+    assert len(of("layer-select")) >= 3
     assert len(of("make")) >= 5
     assert {command.page for command in COMMANDS} >= {"README.md", "docs/your-data.md"}
 
 
-@pytest.mark.parametrize("command", of("infnet"), ids=str)
+@pytest.mark.parametrize("command", [*of("infnet"), *of("layer-select")], ids=str)
 def test_the_parser_takes_it_and_its_files_are_there(command):
     arguments = parsed(command)  # argparse ends the test on a wrong word
     overrides = [text.partition("=")[2] for text in getattr(arguments, "sets", [])]
@@ -104,12 +109,14 @@ def test_the_parser_takes_it_and_its_files_are_there(command):
 
 
 @pytest.mark.parametrize(
-    "command", [c for c in of("infnet") if "configs/" in " ".join(c.words)], ids=str
+    "command",
+    [c for program in PROGRAMS for c in of(program) if "configs/" in " ".join(c.words)],
+    ids=str,
 )
 def test_its_configuration_is_valid_with_what_it_sets(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     arguments = parsed(command)
-    verb = next(verb for verb in VERBS if verb.name == arguments.verb)
+    verb = next(v for v in PROGRAMS[command.words[0]] if v.name == arguments.verb)
     assert load_config(resolve(verb.config), arguments.config, arguments.sets).name
 
 

@@ -1,6 +1,6 @@
 """Which method of importance chooses layers best, on a decoder small enough to try every choice.
 
-    python bench/layer_selection.py CONFIG --out docs/results/layer_importance_tiny.md \
+    python bench/layers/layer_selection.py CONFIG --out docs/results/layer_importance_tiny.md \
         [--set KEY=VALUE]… [--seeds 0 1 2] [--work DIR]
 
 For each seed a 12-layer decoder is pretrained by `pretrain:` of CONFIG, scored by every method, and
@@ -74,7 +74,7 @@ def main() -> None:
         found.append(one)
         print(f"seed {seed}: done", flush=True)
     sets = "".join(f" --set {setting}" for setting in arguments.sets)
-    command = f"python bench/layer_selection.py {arguments.config}{sets}"
+    command = f"python bench/layers/layer_selection.py {arguments.config}{sets}"
     seeds = " ".join(map(str, arguments.seeds))
     arguments.out.write_text(
         page(found, f"{command} --seeds {seeds} --out {arguments.out}"), encoding="utf-8"
