@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PRODUCT = sorted(p for room in ("rayrun", "infnet") for p in (ROOT / room).rglob("*.py"))
+PRODUCT = sorted(
+    p for room in ("rayrun", "infnet", "layer_select") for p in (ROOT / room).rglob("*.py")
+)
 
 # The only files besides rayrun/ray and rayrun/data that may name Ray or DeepSpeed.
 RAY_FILES = {
@@ -63,12 +65,13 @@ def test_ray_and_deepspeed_are_named_only_where_the_plan_says(path):
         assert not roots & {"ray", "deepspeed"}, f"{name}:{node.lineno}"
 
 
-def test_help_imports_neither_torch_nor_ray():
+@pytest.mark.parametrize(("program", "verb"), [("infnet", "train"), ("layer_select", "score")])
+def test_help_imports_neither_torch_nor_ray(program, verb):
     code = (
-        "import sys, infnet.cli\n"
-        "try: infnet.cli.main(['train', '--help'])\n"
+        f"import sys, {program}.cli\n"
+        f"try: {program}.cli.main(['{verb}', '--help'])\n"
         "except SystemExit: pass\n"
-        "assert not {'torch', 'ray', 'deepspeed', 'pandas'} & set(sys.modules), 'slow import'"
+        "assert not {'torch', 'ray', 'deepspeed', 'pandas', 'transformers'} & set(sys.modules), 'slow import'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
