@@ -21,10 +21,10 @@ from infnet.train.checkpoint import TABLES, load_tensors
 from infnet.train.dense import dense_trainer
 from infnet.train.objective import Objective
 from infnet.train.optimizer import schedule_factor
-from infnet.train.precision import check_bf16
 from infnet.train.rows import RowOptimizer
 from infnet.train.step import observed_weights
 from rayrun.config import ConfigError
+from rayrun.ray.precision import check_bf16
 from rayrun.ray.worker import Worker
 
 ROWS = "rows.safetensors"

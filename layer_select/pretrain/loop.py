@@ -18,6 +18,7 @@ from layer_select.pretrain.config import Pretrain
 from layer_select.pretrain.student import LOSSES, Student, target_counts
 from layer_select.pretrain.texts import Rows, TextMaker
 from rayrun.config import ConfigError, Json
+from rayrun.ray.precision import check_bf16
 from rayrun.ray.worker import Worker
 
 STATE = "state.pt"
@@ -49,6 +50,8 @@ def fit(worker: Worker, config: Pretrain, student: Student, maker: TextMaker) ->
     """
     started = time.monotonic()
     device = worker.device
+    if config.precision == "bf16":
+        check_bf16(device, "pretrain.precision")
     student.to(device).train()
     optimizer = torch.optim.AdamW(_groups(student, config.weight_decay), lr=config.lr, eps=1e-8)
     at, journal = Progress(), list[list[float]]()

@@ -11,10 +11,10 @@ from infnet.data.loader import TrainLoader
 from infnet.train.arithmetic import batch_arithmetic
 from infnet.train.objective import Objective
 from infnet.train.optimizer import dense_optimizer, schedule_factor
-from infnet.train.precision import check_bf16
 from infnet.train.step import observed_weights, task_losses
 from infnet.weighting import FixedWeighting, UncertaintyWeighting
 from rayrun.config import ConfigError
+from rayrun.ray.precision import check_bf16
 from tests.infnet.train import written_dataset as written
 
 

@@ -5,8 +5,8 @@ import torch
 from rayrun.config import ConfigError
 
 
-def check_bf16(device: torch.device) -> None:
-    """bf16 arithmetic exists on the device.
+def check_bf16(device: torch.device, key: str = "train.precision") -> None:
+    """bf16 arithmetic exists on the device; `key` is the setting that asks for it.
 
     Raises:
         ConfigError: it does not, and would be emulated slowly.
@@ -20,6 +20,5 @@ def check_bf16(device: torch.device) -> None:
         needs = "a CPU with AVX512_BF16, AMX_BF16 or the Arm bf16 extension"
     if not has:
         raise ConfigError(
-            f"train.precision: bf16 needs {needs}, this {device.type} device has none; "
-            "set it to fp32"
+            f"{key}: bf16 needs {needs}, this {device.type} device has none; set it to fp32"
         )
