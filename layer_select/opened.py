@@ -4,6 +4,7 @@ config = with_model(config, out)             # made by `pretrain:` where no mode
 opened = open_inputs(config)
 """
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +18,8 @@ from layer_select.sources import Checkpoint, load, open_model, stream
 from layer_select.sources.skeleton import Attention
 from layer_select.task.head import ITEM_HEAD
 from layer_select.task.run import RecommendationTask, open_task
-from rayrun.config import ConfigError
+from rayrun.config import ConfigError, Json, validate
+from rayrun.ray.worker import Worker
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -74,6 +76,31 @@ def open_inputs(config: LayerSelectConfig) -> Opened:
         item_head=checkpoint.file(ITEM_HEAD) if config.task.type == "head" else None,
     )
     return Opened(checkpoint, task)
+
+
+def open_on_worker(worker: Worker, argument: Json, task: str) -> tuple[LayerSelectConfig, Opened]:
+    """The configuration of a run and its inputs, opened on one of its workers.
+
+    Args:
+        worker: of the run.
+        argument: `config`; `infnet_data`, where named sources are.
+        task: digest of the task where the run was started.
+
+    Raises:
+        ConfigError: bad input, or the data here are others than where the run was started.
+    """
+    if argument["infnet_data"]:
+        os.environ.setdefault("INFNET_DATA", argument["infnet_data"])
+    config = validate(LayerSelectConfig, argument["config"], where="the configuration of the run")
+    if worker.device.type == "cpu":
+        torch.set_num_threads(max(1, int(config.compute.cpus_per_worker)))
+    opened = open_inputs(config)
+    if opened.task.digest != task:
+        raise ConfigError(
+            f"the task differs between the machines of the run: {task} where it was started, "
+            f"{opened.task.digest} on worker {worker.rank}; give all workers the same data"
+        )
+    return config, opened
 
 
 def decoder_of(

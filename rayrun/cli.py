@@ -234,7 +234,9 @@ def _run(prog: str, verb: Verb, parsed: argparse.Namespace, record: _Record) -> 
         plan = resolve(verb.plan)(*before, out, **flags) if verb.plan is not None else described
         print(f"{plan}\n\n{verb.name} would write to {out}; nothing was done (--dry-run)")
         return
-    record.content["uri"] = _absolute(out)
+    from rayrun import storage
+
+    record.content["uri"] = storage.absolute(out)
     if verb.config is None:
         result = resolve(verb.run)(out, **flags)
     else:
@@ -271,13 +273,6 @@ def _run_stored(
     kept = store.run(prog, verb, config, flags, key, parsed.store)
     record.content |= {"cached": kept.cached, "digest": _digest_of(kept.uri)}
     _tell(verb, kept.uri, kept.result, cached=kept.cached)
-
-
-def _absolute(uri: str) -> str:
-    from rayrun import storage
-
-    path = storage.local_path(uri)
-    return uri if path is None else str(path.absolute())
 
 
 def _digest_of(out: str) -> str:

@@ -206,6 +206,14 @@ def read(
     return validate(Manifest, raw, where=f"{uri}/{FILE}")
 
 
+def stands(uri: storage.Uri, *, kind: str, key: str) -> bool:
+    """Whether a finished artifact of `kind` is at `uri` whose `info.key` is `key`."""
+    if not storage.exists(storage.join(uri, FILE)):
+        return False
+    raw = read_raw(uri)
+    return raw.get("kind") == kind and dict(raw.get("info") or {}).get("key") == key
+
+
 def read_raw(uri: storage.Uri) -> Json:
     """`manifest.json` as plain data, whatever its kind and format.
 

@@ -62,6 +62,12 @@ def local_path(uri: str | os.PathLike[str]) -> Path | None:
     return None if "://" in text else Path(text)
 
 
+def absolute(uri: str) -> str:
+    """A URI that means the same in another working directory; empty stays empty."""
+    path = local_path(uri) if uri else None
+    return uri if path is None else str(path.absolute())
+
+
 def remote(uri: str | os.PathLike[str]) -> tuple[Any, str]:
     """The fsspec file system of an object-store URI, and the path in it."""
     text = os.fspath(uri)

@@ -21,6 +21,7 @@ from typing import IO, Any
 from rayrun.claim import claim
 from rayrun.object_store import (
     StorageError,
+    absolute,
     explain,
     free_bytes,
     human,
@@ -41,6 +42,7 @@ from rayrun.replacing import (
 
 __all__ = [
     "StorageError",
+    "absolute",
     "arrow_filesystem",
     "claim",
     "content_digest",

@@ -63,10 +63,10 @@ def train(config: InfnetConfig, out: str) -> Result:
     """
     started = time.monotonic()
     check_watched(config.tasks, config.train.early_stopping)
-    out = _absolute(out)
+    out = storage.absolute(out)
     with storage.claim(out):
         earlier = _earlier(config, out)
-        dataset = _absolute(config.inputs.data) or _to_prepare(config, out)
+        dataset = storage.absolute(config.inputs.data) or _to_prepare(config, out)
         if config.inputs.data:
             _check_dataset(dataset)
         if earlier is not None:
@@ -145,11 +145,6 @@ def _check_dataset(dataset: str) -> None:
 def _schema_of(dataset: str) -> Schema:
     with tempfile.TemporaryDirectory(prefix="schema-") as folder:
         return Schema.read(storage.fetch(storage.join(dataset, SCHEMA), Path(folder)))
-
-
-def _absolute(uri: str) -> str:
-    path = storage.local_path(uri) if uri else None
-    return uri if path is None else str(path.absolute())
 
 
 # ---------------------------------------------------------------------------------------------

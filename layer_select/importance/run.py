@@ -23,15 +23,15 @@ from layer_select.importance.journal import Journal
 from layer_select.importance.measure import Measured, measure
 from layer_select.importance.memory import Memory, Sizes, memory
 from layer_select.importance.report import report
-from layer_select.opened import DTYPES, Opened, decoder_of, open_inputs, with_model
+from layer_select.opened import DTYPES, Opened, decoder_of, open_inputs, open_on_worker, with_model
 from layer_select.scores import FORMAT_VERSION, Scores
 from layer_select.sources.skeleton import skeleton
 from rayrun import manifest, storage
-from rayrun.config import ConfigError, Json, digest_of, validate
-from rayrun.metrics import Result, peak_memory
+from rayrun.config import Json, digest_of, validate
+from rayrun.metrics import Result
 from rayrun.ray.session import session
 from rayrun.ray.train import run as run_on_ray
-from rayrun.ray.worker import Worker
+from rayrun.ray.worker import Worker, peak_memory_of
 from rayrun.replacing import refuse_strangers
 
 KIND = "layer_select.scores"
@@ -62,7 +62,7 @@ def score(config: LayerSelectConfig, out: str) -> Result:
         RuntimeError: workers failed more than twice; the same call continues.
     """
     started = time.monotonic()
-    out = _absolute(out)
+    out = storage.absolute(out)
     with storage.claim(out), ExitStack() as inside:
         refuse_strangers(out)
         if config.model is None and not config.inputs.model:
@@ -70,7 +70,7 @@ def score(config: LayerSelectConfig, out: str) -> Result:
             config = with_model(config, out)
         opened = open_inputs(config)
         key = key_of(config, opened)
-        if _stands(out, key):
+        if manifest.stands(out, kind=KIND, key=key):
             return Result.read(out)
         state = f"{out}.scoring"
         place = storage.join(state, SAMPLES)
@@ -113,17 +113,7 @@ def on_worker(worker: Worker, argument: Json) -> Json:
     Raises:
         ConfigError: bad input, or the data here are others than where the run was started.
     """
-    if argument["infnet_data"]:
-        os.environ.setdefault("INFNET_DATA", argument["infnet_data"])
-    config = validate(LayerSelectConfig, argument["config"], where="the configuration of the run")
-    if worker.device.type == "cpu":
-        torch.set_num_threads(max(1, int(config.compute.cpus_per_worker)))
-    opened = open_inputs(config)
-    if opened.task.digest != argument["task"]:
-        raise ConfigError(
-            f"the task differs between the machines of the run: {argument['task']} where it was "
-            f"started, {opened.task.digest} on worker {worker.rank}; give all workers the same data"
-        )
+    config, opened = open_on_worker(worker, argument, argument["task"])
     measured = _measure(worker, config, opened, argument)
     if worker.rank == 0:
         rows = {key: one.samples for key, one in measured.found.items() if one.samples is not None}
@@ -138,7 +128,7 @@ def on_worker(worker: Worker, argument: Json) -> Json:
         loss=measured.loss,
         shared_seconds=measured.shared_seconds,
     )
-    return {"scores": scores.to_dict(), "peak_memory_bytes": _peak(worker)}
+    return {"scores": scores.to_dict(), "peak_memory_bytes": peak_memory_of(worker)}
 
 
 def _measure(worker: Worker, config: LayerSelectConfig, opened: Opened, argument: Json) -> Measured:
@@ -275,23 +265,5 @@ def _finish(
     return result
 
 
-def _stands(out: str, key: str) -> bool:
-    if not storage.exists(storage.join(out, manifest.FILE)):
-        return False
-    raw = manifest.read_raw(out)
-    return raw.get("kind") == KIND and dict(raw.get("info") or {}).get("key") == key
-
-
 def _contiguous(rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value.contiguous() for key, value in rows.items()}
-
-
-def _peak(worker: Worker) -> int:
-    if worker.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(worker.device))
-    return peak_memory()
-
-
-def _absolute(uri: str) -> str:
-    path = storage.local_path(uri)
-    return uri if path is None else str(path.absolute())

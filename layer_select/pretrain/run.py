@@ -22,9 +22,9 @@ from layer_select.task.head import ITEM_HEAD, written_projection
 from rayrun import manifest, storage
 from rayrun.config import ConfigError, Json, digest_of, validate
 from rayrun.data.sequences import open_sequences
-from rayrun.metrics import Result, peak_memory
+from rayrun.metrics import Result
 from rayrun.ray.train import run as run_on_ray
-from rayrun.ray.worker import Worker
+from rayrun.ray.worker import Worker, peak_memory_of
 from rayrun.replacing import refuse_strangers
 
 KIND = "layer_select.model"
@@ -55,11 +55,11 @@ def pretrain(config: LayerSelectConfig, out: str) -> Result:
     """
     started = time.monotonic()
     section = build.section(config)
-    out = _absolute(out)
+    out = storage.absolute(out)
     with storage.claim(out):
         sequences = open_sequences(config.data)
         key = model_key(config, sequences.digest)
-        if _stands(out, key):
+        if manifest.stands(out, kind=KIND, key=key):
             return Result.read(out)
         refuse_strangers(out)  # before the work, not after it
         tokenizer = build.tokenizer_of(config, sequences)
@@ -126,14 +126,14 @@ def pretrained(config: LayerSelectConfig, out: str) -> str:
     Raises:
         ConfigError: as `pretrain`.
     """
-    root = _absolute(config.cache) if config.cache else ""
+    root = storage.absolute(config.cache)
     if not root:
-        parent, _, _ = _absolute(out).rstrip("/").rpartition("/")
+        parent, _, _ = storage.absolute(out).rstrip("/").rpartition("/")
         root = storage.join(parent, CACHE)
     build.section(config)
     key = model_key(config, open_sequences(config.data).digest)
     place = storage.join(root, f"pretrained-{key.removeprefix('sha256:')[:16]}")
-    if not _stands(place, key):
+    if not manifest.stands(place, kind=KIND, key=key):
         pretrain(config, place)
     return place
 
@@ -195,18 +195,6 @@ def no_teacher(compared: Json) -> str:
     )
 
 
-def _stands(out: str, key: str) -> bool:
-    if not storage.exists(storage.join(out, manifest.FILE)):
-        return False
-    raw = manifest.read_raw(out)
-    return raw.get("kind") == KIND and dict(raw.get("info") or {}).get("key") == key
-
-
-def _absolute(uri: str) -> str:
-    path = storage.local_path(uri)
-    return uri if path is None else str(path.absolute())
-
-
 def on_worker(worker: Worker, argument: Json) -> Json:
     """Train, compare and save, on one of the workers of a run.
 
@@ -251,7 +239,7 @@ def on_worker(worker: Worker, argument: Json) -> Json:
         **trained,
         "compared": compared,
         "parameters": parameters(student),
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": peak_memory_of(worker),
     }
 
 

@@ -13,13 +13,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from layer_select.coalitions import Coalitions
 from layer_select.config import LayerSelectConfig
 from layer_select.decoder import Decoder
 from layer_select.families import constraints
-from layer_select.opened import Opened, decoder_of, open_inputs, with_model
+from layer_select.opened import Opened, decoder_of, open_inputs, open_on_worker, with_model
 from layer_select.plan import FORMAT_VERSION, Plan
 from layer_select.scores import Scores
 from layer_select.selection.budget import Costs, TimeBudget, layers_within
@@ -31,11 +29,11 @@ from layer_select.selection.search import Search
 from layer_select.sources.skeleton import skeleton
 from layer_select.task.config import Task
 from rayrun import manifest, storage
-from rayrun.config import ConfigError, Json, digest_of, validate
-from rayrun.metrics import Metrics, Result, peak_memory
+from rayrun.config import Json, digest_of, validate
+from rayrun.metrics import Metrics, Result
 from rayrun.ray.session import session
 from rayrun.ray.train import run as run_on_ray
-from rayrun.ray.worker import Worker
+from rayrun.ray.worker import Worker, peak_memory_of
 from rayrun.replacing import refuse_strangers
 
 KIND = "layer_select.plan"
@@ -66,7 +64,7 @@ def select(config: LayerSelectConfig, out: str) -> Result:
         RuntimeError: workers failed more than twice; the same call continues.
     """
     started = time.monotonic()
-    out = _absolute(out)
+    out = storage.absolute(out)
     with storage.claim(out):
         refuse_strangers(out)
         with session(config.compute):
@@ -75,7 +73,7 @@ def select(config: LayerSelectConfig, out: str) -> Result:
             scores = scores_of(config, opened)
             _room(config, opened, _costs(opened))  # what it refuses, it refuses before Ray starts
             key = key_of(config, opened, scores)
-            if _stands(out, key):
+            if manifest.stands(out, kind=KIND, key=key):
                 return Result.read(out)
             state = f"{out}.selecting"
             found = run_on_ray(
@@ -117,18 +115,7 @@ def on_worker(worker: Worker, argument: Json) -> Json:
     Raises:
         ConfigError: bad input, or the data here are others than where the run was started.
     """
-    if argument["infnet_data"]:
-        os.environ.setdefault("INFNET_DATA", argument["infnet_data"])
-    config = validate(LayerSelectConfig, argument["config"], where="the configuration of the run")
-    if worker.device.type == "cpu":
-        torch.set_num_threads(max(1, int(config.compute.cpus_per_worker)))
-    opened = open_inputs(config)
-    if opened.task.digest != argument["digests"]["task"]:
-        raise ConfigError(
-            f"the task differs between the machines of the run: {argument['digests']['task']} "
-            f"where it was started, {opened.task.digest} on worker {worker.rank}; give all workers "
-            "the same data"
-        )
+    config, opened = open_on_worker(worker, argument, argument["digests"]["task"])
     decoder = decoder_of(
         opened.checkpoint,
         config.score.execution,
@@ -171,7 +158,7 @@ def on_worker(worker: Worker, argument: Json) -> Json:
     done, rebuilt = calibration.evaluations, calibration.rebuilt
     cost = {"evaluations": done, "rebuilt": rebuilt, "naive": naive, "ratio": done / max(1, naive)}
     plan = plan.model_copy(update={"cost": cost})
-    return {"plan": plan.to_dict(), "peak_memory_bytes": _peak(worker)}
+    return {"plan": plan.to_dict(), "peak_memory_bytes": peak_memory_of(worker)}
 
 
 class _Measured:
@@ -321,21 +308,3 @@ def _watched(plan: Plan) -> dict[str, float | None]:
 def _metrics(of_set: Json) -> Metrics:
     found = {name: interval["mean"] for name, interval in of_set["metrics"].items()}
     return {TASK: {"loss": of_set["loss"], **found}}
-
-
-def _stands(out: str, key: str) -> bool:
-    if not storage.exists(storage.join(out, manifest.FILE)):
-        return False
-    raw = manifest.read_raw(out)
-    return raw.get("kind") == KIND and dict(raw.get("info") or {}).get("key") == key
-
-
-def _peak(worker: Worker) -> int:
-    if worker.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(worker.device))
-    return peak_memory()
-
-
-def _absolute(uri: str) -> str:
-    path = storage.local_path(uri)
-    return uri if path is None else str(path.absolute())

@@ -7,13 +7,14 @@
 `rayrun.data.sequences.open_sequences` reads any of them.
 """
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from rayrun.config import Config
 from rayrun.data.columns import Columns, TimeColumn, nearest
 from rayrun.data.description import FileSource
+from rayrun.data.source import from_name, source_kind
 from rayrun.data.world import SimulateSource
 
 Language = Literal["en", "zh", "both"]
@@ -74,28 +75,13 @@ SETS: dict[str, str] = {
 """Registered sets of histories."""
 
 
-def _kind(value: Any) -> str:
-    if isinstance(value, str):
-        return "name"
-    if isinstance(value, dict):
-        given = cast("dict[str, Any]", value)
-        kind = given.get("type", "path" if "path" in given else None)
-    else:
-        kind = getattr(value, "type", None)
-    return str(kind)
-
-
-def _from_name(value: Any) -> Any:
-    return {"type": "named", "name": value} if isinstance(value, str) else value
-
-
 SequenceSource = Annotated[
-    Annotated[NamedSequences, BeforeValidator(_from_name), Tag("name")]
+    Annotated[NamedSequences, BeforeValidator(from_name), Tag("name")]
     | Annotated[NamedSequences, Tag("named")]
     | Annotated[TitledPathSource, Tag("path")]
     | Annotated[SimulatedSequences, Tag("simulate")],
     Discriminator(
-        _kind,
+        source_kind,
         custom_error_type="source",
         custom_error_message=(
             "a source of histories is the name of a registered set ("

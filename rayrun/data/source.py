@@ -48,7 +48,8 @@ class NamedSource(Config):
         return name
 
 
-def _kind(value: Any) -> str:
+def source_kind(value: Any) -> str:
+    """Tag of a source as written: a bare name, its `type`, or `path`."""
     if isinstance(value, str):
         return "name"
     if isinstance(value, dict):
@@ -59,17 +60,18 @@ def _kind(value: Any) -> str:
     return str(kind)
 
 
-def _from_name(value: Any) -> Any:
+def from_name(value: Any) -> Any:
+    """A bare name as the mapping it stands for."""
     return {"type": "named", "name": value} if isinstance(value, str) else value
 
 
 Source = Annotated[
-    Annotated[NamedSource, BeforeValidator(_from_name), Tag("name")]
+    Annotated[NamedSource, BeforeValidator(from_name), Tag("name")]
     | Annotated[NamedSource, Tag("named")]
     | Annotated[PathSource, Tag("path")]
     | Annotated[SimulateSource, Tag("simulate")],
     Discriminator(
-        _kind,
+        source_kind,
         custom_error_type="source",
         custom_error_message=(
             "a source is the name of a registered set ("

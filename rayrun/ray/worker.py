@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from rayrun.metrics import peak_memory
+
 KEPT_CHECKPOINTS = 2
 """A run keeps its newest checkpoints: the last, and one more should a disk lose it."""
 
@@ -106,3 +108,10 @@ class SingleWorker:
 
     def _checkpoints(self) -> list[Path]:
         return sorted(self.directory.glob("checkpoint_*"))
+
+
+def peak_memory_of(worker: Worker) -> int:
+    """Most bytes this process has held: of the GPU where it works on one, else of the host."""
+    if worker.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(worker.device))
+    return peak_memory()
