@@ -91,6 +91,10 @@ class Inputs(Config):
     """Output of `layer-select score`."""
     plan: Annotated[str, Place] = ""
     """Output of `layer-select select`."""
+    student: Annotated[str, Place] = ""
+    """A smaller model: output of `layer-select compact` or `heal`."""
+    bundle: Annotated[str, Place] = ""
+    """Output of `layer-select export`."""
 
 
 class LayerSelectConfig(Config):
