@@ -127,6 +127,7 @@ def measure(config: LayerSelectConfig, folder: Path) -> Json:
     }
     for one in parts.values():
         one.evaluate(all_sets(decoder.num_layers))
+    everything = tuple(range(decoder.num_layers))
     chosen = {
         str(share): choices(scores, parts, round(share * decoder.num_layers)) for share in SHARES
     }
@@ -140,7 +141,7 @@ def measure(config: LayerSelectConfig, folder: Path) -> Json:
         "concentration": all_concentrations(scores, samples, replicates=REPLICATES, seed=0),
         "spearman": agreement(scores),
         "chosen": chosen,
-        "full": told(parts["test"], tuple(range(decoder.num_layers))),
+        "full": told(parts["test"], everything, everything),
         "empty": parts["test"].loss(()),
         "seconds": time.monotonic() - started,
     }
@@ -179,18 +180,22 @@ def choices(scores: Scores, parts: dict[str, Coalitions], keep: int) -> Json:
     sets["best on test (all sets; a bound)"] = Exhaustive().search(Search(room, parts["test"]))
     sets["first k"], sets["every n-th"] = first_k(room), every_nth(room)
     sets |= {f"random {n}": kept for n, kept in enumerate(random_sets(room, 5, 0))}
-    return {name: told(parts["test"], kept) for name, kept in sets.items()}
+    return {name: told(parts["test"], kept, sets["greedy backward"]) for name, kept in sets.items()}
 
 
-def told(test: Coalitions, kept: Layers) -> Json:
-    """Mean increase of the loss over the whole model, with its interval, and NDCG@10."""
+def told(test: Coalitions, kept: Layers, default: Layers) -> Json:
+    """Mean increase of the loss over the whole model, with its interval, and NDCG@10.
+
+    `over_default` is the paired difference to the loss of the layers `default`.
+    """
     bootstrap = Bootstrap(test.num_samples, REPLICATES, 0)
-    full = test.losses(range(test.num_layers))
-    increase = bootstrap.interval(test.losses(kept) - full)
+    losses = test.losses(kept)
+    increase = bootstrap.interval(losses - test.losses(range(test.num_layers)))
     return {
         "kept": list(kept),
         "loss": test.loss(kept),
         "increase": increase,
+        "over_default": bootstrap.interval(losses - test.losses(default)),
         "ndcg": test.metrics(kept)["ndcg@10"],
     }
 

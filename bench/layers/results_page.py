@@ -39,6 +39,14 @@ def page(found: Sequence[Json], command: str) -> str:
         "",
         *_increases(found),
         "",
+        "## Against greedy backward, paired",
+        "",
+        "Test loss of a choice minus that of greedy backward on the same samples, with its 95 % "
+        "bootstrap interval, for each seed. Positive: the choice loses more. **Bold**: the "
+        "interval excludes 0. “same” where both chose the same layers.",
+        "",
+        *_paired(found),
+        "",
         "## Upper quarter over lower quarter",
         "",
         "Mean score of the three uppermost layers over that of the three lowest, with its 95 % "
@@ -156,6 +164,24 @@ def _increases(found: Sequence[Json]) -> list[str]:
         for name in order
     ]
     return _table(head, body)
+
+
+def _paired(found: Sequence[Json]) -> list[str]:
+    rows = _rows(found)
+    shares = [str(share) for share in SHARES[1:]]
+    order = sorted(rows, key=lambda name: rows[name][shares[-1]][0])
+    head = ["choice"]
+    head += [f"{float(s):.0%}, seed {n}" for s in shares for n in range(len(found))]
+
+    def cell(name: str, share: str, one: Json) -> str:
+        if one["chosen"][share][name]["kept"] == one["chosen"][share]["greedy backward"]["kept"]:
+            return "same"
+        gap = one["chosen"][share][name]["over_default"]
+        text = f"{gap['mean']:.3f} [{gap['low']:.3f}, {gap['high']:.3f}]"
+        return f"**{text}**" if gap["low"] > 0 or gap["high"] < 0 else text
+
+    body = [[name, *(cell(name, s, one) for s in shares for one in found)] for name in order]
+    return _table(head, [row for row in body if row[0] != "greedy backward"])
 
 
 def _concentrations(found: Sequence[Json]) -> list[str]:
