@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import NonNegativeInt, model_validator
 
+from layer_select.evaluate.config import Evaluate
 from layer_select.importance import (
     Angular,
     AttentionConcentration,
@@ -108,6 +109,7 @@ class LayerSelectConfig(Config):
     pretrain: Pretrain | None = None
     score: Score = Score()
     select: Select = Select()
+    evaluate: Evaluate = Evaluate()
     inputs: Inputs = Inputs()
     compute: Compute
     cache: Annotated[str, Place] = ""
