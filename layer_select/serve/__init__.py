@@ -1,0 +1,1 @@
+"""A recommender over HTTP: a bundle answers `POST /recommend`."""
