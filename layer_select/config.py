@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import NonNegativeInt, model_validator
 
 from layer_select.evaluate.config import Evaluate
+from layer_select.export.config import Embed, Export
+from layer_select.heal.config import Heal
 from layer_select.importance import (
     Angular,
     AttentionConcentration,
@@ -25,6 +27,7 @@ from layer_select.importance.execution import Execution, Whole
 from layer_select.importance.method import ByRemoval
 from layer_select.pretrain.config import Pretrain
 from layer_select.selection import Select
+from layer_select.serve.config import RecommenderServe
 from layer_select.sources import ModelSource
 from layer_select.task.config import HeadTask, SequenceData, Task
 from rayrun.config import Config, Place
@@ -109,7 +112,12 @@ class LayerSelectConfig(Config):
     pretrain: Pretrain | None = None
     score: Score = Score()
     select: Select = Select()
+    heal: Heal = Heal()
     evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    embed: Embed = Embed()
+    serve: Annotated[RecommenderServe, Place] = RecommenderServe()
+    """Where and how the model is served; it changes no result."""
     inputs: Inputs = Inputs()
     compute: Compute
     cache: Annotated[str, Place] = ""

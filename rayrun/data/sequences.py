@@ -51,6 +51,8 @@ class Sequences:
     """For messages."""
     titles: Sequence[str]
     """Of every item; no two are equal, none is empty."""
+    items: Sequence[str]
+    """Of every item, the id that the source has for it, as text."""
     users: Sequence[str]
     histories: Sequence[Ints]
     """Items of each user in order of time: all events, or with `rated` the likes of its train
@@ -59,7 +61,8 @@ class Sequences:
     counts: dict[str, int]
     """What was taken, left out or changed: users_taken, users_short, items, titles_duplicate, …"""
     digest: str
-    """`sha256:…` of titles, users and events; where they lie does not enter."""
+    """`sha256:…` of titles, users and events; where they lie and what the source calls its items
+    does not enter."""
 
     def training(self) -> list[Ints]:
         """Items of each user that training may see: all but the last two (leave-one-out)."""
@@ -181,6 +184,7 @@ def assembled(
     return Sequences(
         name=name,
         titles=catalogue.titles,
+        items=[str(item) for item in catalogue.number],
         users=users,
         histories=histories,
         rated=rated,
