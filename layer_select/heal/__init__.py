@@ -1,0 +1,1 @@
+"""`heal`: a smaller model learns to recommend as the full one does."""
