@@ -42,6 +42,31 @@ VERBS: tuple[Verb, ...] = (
         inputs=("scores",),
         reads="layer_select.keys:to_score",
     ),
+    Verb(
+        name="compact",
+        help="write the model that a plan leaves, its gaps repaired",
+        run="layer_select.compact.run:compact",
+        config=CONFIG,
+        plan="layer_select.compact.run:plan",
+        store=True,
+        sections=("data", "task", "compact", "score.dtype", "score.execution"),
+        inputs=("plan",),
+        reads="layer_select.keys:to_score",
+    ),
+    Verb(
+        name="serve",
+        help="answer POST /recommend with a bundle until Ctrl-C",
+        run="layer_select.serve.run:serve",
+        config=CONFIG,
+        plan="layer_select.serve.run:plan",
+    ),
+    Verb(
+        name="deploy",
+        help="put a bundle on a running Ray Serve, beside what is live there until it answers",
+        run="layer_select.serve.run:deploy",
+        config=CONFIG,
+        plan="layer_select.serve.run:plan",
+    ),
 )
 
 

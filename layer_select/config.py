@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import NonNegativeInt, model_validator
 
+from layer_select.compact.config import Compact
 from layer_select.evaluate.config import Evaluate
 from layer_select.export.config import Embed, Export
 from layer_select.heal.config import Heal
@@ -99,6 +100,8 @@ class Inputs(Config):
     """A smaller model: output of `layer-select compact` or `heal`."""
     bundle: Annotated[str, Place] = ""
     """Output of `layer-select export`."""
+    rating_head: Annotated[str, Place] = ""
+    """Output of `layer-select fit-head`, for the full model; wins over a file beside it."""
 
 
 class LayerSelectConfig(Config):
@@ -112,6 +115,7 @@ class LayerSelectConfig(Config):
     pretrain: Pretrain | None = None
     score: Score = Score()
     select: Select = Select()
+    compact: Compact = Compact()
     heal: Heal = Heal()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()

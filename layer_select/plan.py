@@ -36,6 +36,9 @@ class Plan(Config):
     budget: Json
     """As it was told, and under `layers` how many layers it leaves."""
     strategy: Json
+    portable: bool = True
+    """Whether the choice obeyed the rule of the family, so that other runtimes compute it exactly
+    (`select.portable`)."""
     history: tuple[Json, ...] = ()
     """The steps of the search: `loss` on calibration samples and its `increase` over the whole
     model, each with its standard error, `metrics` on validation samples, `evaluations` of different

@@ -55,6 +55,7 @@ def choose(
         kept=kept,
         budget=budget,
         strategy={**section.strategy.to_dict(), "refine": section.refine},
+        portable=section.portable,
         history=tuple(search.history),
         stopped=search.stopped,
         constraints=tuple(constraints),

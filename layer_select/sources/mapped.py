@@ -144,9 +144,7 @@ class Mapped(Checkpoint):
                     self._raw.blocks(source) if quantised else memory(self._raw.read(source, None))
                 )
             return
-        tensor = self.tensor(name)
-        total.update(f"\n{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        total.update(memory(tensor))
+        hash_tensor(total, name, self.tensor(name))
 
     def _check_names(self, ignored: set[str]) -> None:
         needed = {source for recipe in self._recipes.values() for source in recipe.sources}
@@ -193,6 +191,12 @@ class Mapped(Checkpoint):
                 )
             shapes[name] = Info(shape, built.dtype)
         return shapes
+
+
+def hash_tensor(total: Any, name: str, tensor: Tensor) -> None:
+    """Add one tensor that is not quantised to the digest of a model."""
+    total.update(f"\n{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+    total.update(memory(tensor))
 
 
 def memory(tensor: Tensor) -> memoryview:
