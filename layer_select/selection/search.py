@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from layer_select.selection.room import Layers, Room
 from rayrun.config import Config, ConfigError, Json
 
-LOWER_IS_BETTER = ("loss", "nll", "perplexity")
+LOWER_IS_BETTER = ("loss", "nll", "perplexity", "error")
 
 
 @runtime_checkable

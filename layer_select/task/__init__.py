@@ -4,6 +4,13 @@
 what configuration needs, and imports no torch.
 """
 
-from layer_select.task.config import HeadTask, LikelihoodTask, SequenceData, Task, YesNoTask
+from layer_select.task.config import (
+    HeadTask,
+    LikelihoodTask,
+    RatingTask,
+    SequenceData,
+    Task,
+    YesNoTask,
+)
 
-__all__ = ["HeadTask", "LikelihoodTask", "SequenceData", "Task", "YesNoTask"]
+__all__ = ["HeadTask", "LikelihoodTask", "RatingTask", "SequenceData", "Task", "YesNoTask"]

@@ -2,12 +2,29 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from rayrun.config import Config
 from rayrun.data.sequence_source import SequenceData
 
-__all__ = ["HeadTask", "LikelihoodTask", "Prompt", "SequenceData", "Task", "YesNoTask"]
+__all__ = [
+    "HeadTask",
+    "LikelihoodTask",
+    "Prompt",
+    "RatingTask",
+    "SequenceData",
+    "Task",
+    "YesNoTask",
+]
+
+RATING = "{rating}"
+"""In an item template: the rating that the user gave."""
 
 
 def _with_title(template: str, name: str) -> str:
@@ -28,7 +45,14 @@ class Prompt(Config):
     @field_validator("item")
     @classmethod
     def _names_the_title(cls, item: str) -> str:
+        if item.count(RATING) > 1:
+            raise ValueError(f"prompt.item may hold {RATING} once, found {item!r}")
         return _with_title(item, "prompt.item")
+
+    @property
+    def shows_ratings(self) -> bool:
+        """Whether the item template holds `{rating}`."""
+        return RATING in self.item
 
 
 class _Task(Config):
@@ -51,6 +75,15 @@ class _Task(Config):
     micro_batch: PositiveInt = 32
     """Samples of one forward pass. Batches are cut before they are shared out, so that results do
     not depend on the number of workers."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _shows_what_it_has(cls, prompt: Prompt) -> Prompt:
+        if prompt.shows_ratings and not issubclass(cls, RatingTask):
+            raise ValueError(
+                f"prompt.item may hold {RATING} with task.type rating alone, found {prompt.item!r}"
+            )
+        return prompt
 
 
 class HeadTask(_Task):
@@ -79,4 +112,34 @@ class LikelihoodTask(_Task):
     type: Literal["likelihood"] = "likelihood"
 
 
-Task = Annotated[HeadTask | YesNoTask | LikelihoodTask, Field(discriminator="type")]
+class RatingTask(_Task):
+    """How many stars, 1 to 5, does the user give this item? By `rating_head.safetensors`.
+
+    `prompt.item` may hold `{rating}`: the ratings given before are then shown.
+    """
+
+    type: Literal["rating"] = "rating"
+    head: Literal["regression", "classes"] = "regression"
+    """A number, or the chances of five classes."""
+    question: str = "Rating of {title}: "
+    """Ends the prompt; names the item that is rated."""
+    fit_samples: PositiveInt = 4096
+    """Training events at most that `layer-select fit-head` fits the head on."""
+    ridge: tuple[PositiveFloat, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    """Weights of the penalty that `fit-head` tries; the one of least validation loss is kept. The
+    first is taken where there are no validation samples."""
+
+    @field_validator("question")
+    @classmethod
+    def _names_the_title(cls, question: str) -> str:
+        return _with_title(question, "question")
+
+    @field_validator("ridge")
+    @classmethod
+    def _at_least_one(cls, ridge: tuple[float, ...]) -> tuple[float, ...]:
+        if not ridge:
+            raise ValueError("ridge must hold at least one weight, found none")
+        return ridge
+
+
+Task = Annotated[HeadTask | YesNoTask | LikelihoodTask | RatingTask, Field(discriminator="type")]
