@@ -4,6 +4,7 @@
 
 import heapq
 import itertools
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ import pyarrow.parquet as pq
 
 from rayrun import storage
 from rayrun.config import ConfigError
-from rayrun.data import listing
-from rayrun.data.columns import missing_column, plain, to_milliseconds
+from rayrun.data import listing, world
+from rayrun.data.columns import TimeColumn, missing_column, plain, to_milliseconds
+from rayrun.data.description import SideTable
 from rayrun.data.files import FileLog
 from rayrun.data.log import BAD, RawLog
 from rayrun.data.sequence_source import (
@@ -25,6 +27,7 @@ from rayrun.data.sequence_source import (
     NamedSequences,
     SequenceData,
     SimulatedSequences,
+    TitledColumns,
     TitledPathSource,
 )
 from rayrun.data.sequences import (
@@ -45,8 +48,10 @@ PUBLISHERS = {
     "amazon_beauty2014_seq": "made from github.com/agiresearch/IDGenRec",
     "amazon_toys2014_seq": "made from github.com/agiresearch/IDGenRec",
     "movielens_1m_collm": "made from github.com/zyang1580/CoLLM",
+    "movielens_100k": "made from MovieLens-100K of grouplens.org",
 }
 PART_OF = {"train": 0, "valid": 1, "validation": 1, "test": 2}
+STARS = (1, 2, 3, 4, 5)
 PARQUET_REMEDY = "write or fetch it again"
 
 
@@ -60,6 +65,9 @@ def read(data: SequenceData) -> Sequences:
     place = _place(source)
     if source.name == "movielens_1m_collm":
         return _rated(place, data, source.name)
+    if source.name == "movielens_100k":
+        described = _movielens_100k(place)
+        return _from_log(FileLog(described, name=source.name), described, data)
     return _lists(place, data, source.name)
 
 
@@ -78,6 +86,22 @@ def _place(source: NamedSequences) -> str:
     if not storage.exists(place):
         raise ConfigError(f"INFNET_DATA is {root}, but there is no {name} in it.\n  {how}")
     return place
+
+
+def _movielens_100k(place: str) -> TitledPathSource:
+    return TitledPathSource(
+        path=storage.join(place, "ratings.parquet"),
+        columns=TitledColumns(
+            user="user_id",
+            item="item_id",
+            time=TimeColumn(column="timestamp", unit="s"),
+            title="title",
+            rating="rating",
+        ),
+        tables=(
+            SideTable(path=storage.join(place, "items.parquet"), key="item_id", columns=("title",)),
+        ),
+    )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -105,7 +129,8 @@ def _from_log(log: FileLog, source: TitledPathSource, data: SequenceData) -> Seq
                 yield keys[int(row)].as_py(), None if title is None else str(title)
 
     known = Catalogue(entries(), data, log.name)
-    events = _Events(log, roles.user, item, roles.time.column, roles.time.unit)
+    stars = None if roles.rating is None else _Given(roles.rating, log.name)
+    events = _Events(log, roles.user, item, roles.time.column, roles.time.unit, stars=stars)
     return _of_users(events, known, users, data, {"rows_bad": bad})
 
 
@@ -122,7 +147,8 @@ def _simulated(source: SimulatedSequences, data: SequenceData) -> Sequences:
     users: Counter[Any] = Counter()
     for part in _tables(log, ["user_id", "is_click"]):
         _count(users, part.filter(pc.equal(part.column("is_click"), 1)).column("user_id"))
-    events = _Events(log, "user_id", "video_id", "time_ms", "ms", only="is_click")
+    stars = _Simulated(source.seed) if source.ratings else None
+    events = _Events(log, "user_id", "video_id", "time_ms", "ms", only="is_click", stars=stars)
     return _of_users(events, known, users, data, {})
 
 
@@ -136,21 +162,70 @@ def _count(users: Counter[Any], column: pa.ChunkedArray) -> None:
         users[entry["values"].as_py()] += entry["counts"].as_py()
 
 
+class _Given:
+    """The stars in a column."""
+
+    def __init__(self, column: str, name: str) -> None:
+        self.columns, self.name = (column,), name
+
+    def of(self, events: pa.Table) -> Ints:
+        column = self.columns[0]
+        for value in pc.unique(events.column(column)).to_pylist():
+            if _as_number(value) not in STARS:
+                raise ConfigError(
+                    f"{self.name}: {column!r} is data.source.columns.rating, so every row must "
+                    f"hold a whole number from 1 to 5, found {value!r}; leave such rows out, or "
+                    "bring another scale to these five"
+                )
+        return np.array([int(float(v)) for v in events.column(column).to_pylist()], np.int64)
+
+
+def _as_number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+class _Simulated:
+    """The stars of the simulated world."""
+
+    def __init__(self, seed: int) -> None:
+        self.columns, self.seed = ("user_id", "video_id", "p_click", "p_like"), seed
+
+    def of(self, events: pa.Table) -> Ints:
+        user, item, p_click, p_like = (events.column(c).to_numpy() for c in self.columns)
+        return world.stars(self.seed, user, item, p_click, p_like)
+
+
 class _Events:
     """The events of chosen users in a log."""
 
     def __init__(
-        self, log: RawLog, user: str, item: str, time: str, unit: Any, only: str = ""
+        self,
+        log: RawLog,
+        user: str,
+        item: str,
+        time: str,
+        unit: Any,
+        *,
+        only: str = "",
+        stars: _Given | _Simulated | None = None,
     ) -> None:
         self.log, self.user, self.item, self.time, self.unit = log, user, item, time, unit
         self.only = only
         """A column that must be 1."""
+        self.stars = stars
 
-    def of(self, numbers: dict[Any, int], items: dict[Any, int]) -> tuple[Ints, Ints, Ints]:
-        """User number, item number and time in ms of each event, in order of the log."""
+    def of(self, numbers: dict[Any, int], items: dict[Any, int]) -> tuple[Ints, Ints, Ints, Ints]:
+        """User number, item number, time in ms and stars (0: the log has none) of each event, in
+        order of the log.
+        """
         columns = [self.user, self.item, self.time, *([self.only] if self.only else [])]
+        if self.stars is not None:
+            columns += self.stars.columns
         wanted = pa.array(list(numbers), self.log.schema.field(self.user).type)
-        parts: list[tuple[Ints, Ints, Ints]] = []
+        parts: list[tuple[Ints, Ints, Ints, Ints]] = []
         for table in _tables(self.log, list(dict.fromkeys(columns))):
             keep = pc.and_(pc.is_in(table.column(self.user), wanted), pc.is_null(table.column(BAD)))
             if self.only:
@@ -159,10 +234,11 @@ class _Events:
             user = np.array([numbers[u] for u in kept.column(self.user).to_pylist()], np.int64)
             item = [items.get(i, -1) for i in kept.column(self.item).to_pylist()]
             time = to_milliseconds(kept.column(self.time), self.unit).to_numpy()
-            parts.append((user, np.array(item, np.int64), time.astype(np.int64)))
-        user, item, time = (np.concatenate(column) for column in zip(*parts, strict=True))
+            stars = np.zeros(len(user), np.int64) if self.stars is None else self.stars.of(kept)
+            parts.append((user, np.array(item, np.int64), time.astype(np.int64), stars))
+        user, item, time, stars = (np.concatenate(column) for column in zip(*parts, strict=True))
         titled = item >= 0
-        return user[titled], item[titled], time[titled]
+        return user[titled], item[titled], time[titled], stars[titled]
 
 
 def _of_users(
@@ -175,10 +251,12 @@ def _of_users(
     enough = {str(user): user for user, count in users.items() if count >= FEWEST_EVENTS}
     chosen = user_order(enough, data.seed)[: data.users or None]
     numbers = {enough[user]: number for number, user in enumerate(chosen)}
-    user, item, time = events.of(numbers, known.number)
+    user, item, time, stars = events.of(numbers, known.number)
     order = np.lexsort((np.arange(len(user)), time, user))
     bounds = np.searchsorted(user[order], np.arange(len(chosen) + 1))
-    found = [item[order][a:b] for a, b in itertools.pairwise(bounds)]
+    found, given = (
+        [column[order][a:b] for a, b in itertools.pairwise(bounds)] for column in (item, stars)
+    )
     kept = [n for n, items in enumerate(found) if len(items) >= FEWEST_EVENTS]
     short = len(users) - len(enough) + len(chosen) - len(kept)
     return assembled(
@@ -187,6 +265,7 @@ def _of_users(
         [chosen[n] for n in kept],
         [found[n] for n in kept],
         {**counts, "users_short": short},
+        ratings=None if events.stars is None else [given[n] for n in kept],
     )
 
 

@@ -27,10 +27,13 @@ class TitledColumns(Columns):
     time: TimeColumn  # pyright: ignore[reportGeneralTypeIssues, reportIncompatibleVariableOverride]
     title: str
     """What the item is called; a side table may bring it."""
+    rating: str | None = None
+    """Stars that the user gave, a whole number from 1 to 5 in every row."""
 
     def names(self) -> dict[str, str]:
         """Role → column, of the roles that are set."""
-        return {**super().names(), "title": self.title}
+        rating = {} if self.rating is None else {"rating": self.rating}
+        return {**super().names(), "title": self.title, **rating}
 
 
 class TitledPathSource(FileSource):
@@ -64,6 +67,8 @@ class SimulatedSequences(SimulateSource):
 
     language: Language = "en"
     """Of the titles; `both`: the English one and the Chinese one after it."""
+    ratings: bool = False
+    """With the stars that each user gives what was clicked (`rayrun.data.world.stars`)."""
 
 
 SETS: dict[str, str] = {
@@ -71,6 +76,7 @@ SETS: dict[str, str] = {
     "amazon_beauty2014_seq": "Amazon Beauty 2014, 5-core, short textual ids as titles",
     "amazon_toys2014_seq": "Amazon Toys 2014, 5-core, short textual ids as titles",
     "movielens_1m_collm": "MovieLens-1M in the split of the CoLLM paper, with likes and dislikes",
+    "movielens_100k": "MovieLens-100K, full histories with titles and ratings",
 }
 """Registered sets of histories."""
 

@@ -61,8 +61,10 @@ class Sequences:
     counts: dict[str, int]
     """What was taken, left out or changed: users_taken, users_short, items, titles_duplicate, …"""
     digest: str
-    """`sha256:…` of titles, users and events; where they lie and what the source calls its items
-    does not enter."""
+    """`sha256:…` of titles, users, events and ratings; where they lie and what the source calls its
+    items does not enter."""
+    ratings: Sequence[Ints] | None = None
+    """Stars, 1 to 5, that each user gave the items of the history; None: the source has none."""
 
     def training(self) -> list[Ints]:
         """Items of each user that training may see: all but the last two (leave-one-out)."""
@@ -162,6 +164,7 @@ def assembled(
     histories: Sequence[Ints],
     counts: dict[str, int],
     rated: Rated | None = None,
+    ratings: Sequence[Ints] | None = None,
 ) -> Sequences:
     """The sequences, with their digest.
 
@@ -174,7 +177,7 @@ def assembled(
             f"({counts.get('users_short', 0):,} users have fewer); check data.source.columns"
         )
     content = hashlib.sha256(digest_of([list(catalogue.titles), list(users)]).encode())
-    arrays: list[Ints] = list(histories)
+    arrays: list[Ints] = [*histories, *(ratings or ())]
     if rated is not None:
         arrays += [rated.user, rated.position, rated.item, rated.label, rated.part, *rated.history]
     for array in arrays:
@@ -190,4 +193,5 @@ def assembled(
         rated=rated,
         counts={**catalogue.counts, **counts, **taken},
         digest="sha256:" + content.hexdigest(),
+        ratings=ratings,
     )

@@ -131,6 +131,23 @@ def sigmoid(logit: Floats) -> Floats:
     return 1.0 / (1.0 + np.exp(-logit))
 
 
+STAR_BOUNDS = (-3.6, -2.4, -0.9, 0.9)
+"""Liking below the first is one star, from the last on it is five."""
+STAR_NOISE = 0.7
+
+
+def stars(seed: int, user: Ints, item: Ints, p_click: Floats, p_like: Floats) -> Ints:
+    """Stars, 1 to 5, that users give what they clicked.
+
+    The liking is the logit of like given click in that moment (p_like = P(click)·P(like | click))
+    and noise of the user and the item, N(0, .7²); its bounds make three and four stars common and
+    one star rare, as ratings of films are.
+    """
+    chance = np.clip(p_like / p_click, 1e-12, 1.0 - 1e-12)
+    liking = np.log(chance / (1.0 - chance)) + STAR_NOISE * normal(seed, 70, user, item)
+    return 1 + np.searchsorted(np.array(STAR_BOUNDS), liking, side="right").astype(np.int64)
+
+
 class World:
     """Everything that lasts, for one configuration: the catalogue and the planted effects."""
 
