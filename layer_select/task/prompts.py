@@ -1,6 +1,10 @@
-"""Prompts: from titles to tokens. The catalogue is tokenised once, title by title."""
+"""Prompts: from titles to tokens. The catalogue is tokenised once, title by title.
 
-from collections.abc import Sequence
+A title is text and nothing else: what looks like a special token inside it becomes the tokens of
+its letters, while the special tokens of the template stay what they are.
+"""
+
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from layer_select.task.config import Task
@@ -21,12 +25,16 @@ class Prompts:
         self._tokenizer, self._vocab_size, self._task = tokenizer, vocab_size, task
         prompt = task.prompt
         bos = tokenizer.bos_token_id if prompt.bos else None
-        self._before = [*([] if bos is None else [bos]), *self._encode([prompt.before])[0]]
-        self._check([self._before], [prompt.before])
-        self._after = self._encode([prompt.after])[0]
-        self.titles = self._pieces("{title}", titles)
+        added = tokenizer.added_tokens_decoder.values()
+        self._special = [token.content for token in added if token.special]
+        self.before = [*([] if bos is None else [bos]), *self._encode([prompt.before])[0]]
+        """Tokens that a prompt begins with."""
+        self._check([self.before], [prompt.before])
+        self.after = self._encode([prompt.after])[0]
+        """Tokens that stand behind a history."""
+        self.titles = self.alone(titles)
         """Tokens of every title alone: what item vectors are made of."""
-        self.items = self._pieces(prompt.item, titles)
+        self.items = self.in_history(titles)
         """Tokens of every title as it stands in a history, its end included."""
         self.questions: list[list[int]] = []
         self.answers: list[int] = []
@@ -40,7 +48,7 @@ class Prompts:
                     f"begin with token {self.answers[0]}; choose other words"
                 )
             longest += max(map(len, self.questions))
-        needed = len(self._before) + len(self._after) + longest
+        needed = len(self.before) + len(self.after) + longest
         if needed > task.max_tokens:
             raise ConfigError(
                 f"task.max_tokens is {task.max_tokens}, but a prompt with the longest title of the "
@@ -52,15 +60,39 @@ class Prompts:
 
         `asked` is the item of a yes/no question.
         """
-        end = [*self._after, *([] if asked is None else self.questions[asked])]
-        room = self._task.max_tokens - len(self._before) - len(end)
+        end = [*self.after, *([] if asked is None else self.questions[asked])]
+        pieces = self.latest((self.items[item] for item in reversed(history.tolist())), len(end))
+        return [*self.before, *(token for piece in pieces for token in piece), *end]
+
+    def latest(self, pieces: Iterable[list[int]], end: int | None = None) -> list[list[int]]:
+        """Of titles in a history, given the latest first, as many as fit; the oldest first.
+
+        `end` is the number of tokens behind them; None: those of the prompt.
+        """
+        room = self._task.max_tokens - len(self.before) - (len(self.after) if end is None else end)
         kept: list[list[int]] = []
-        for item in reversed(history.tolist()):
-            if len(self.items[item]) > room:
+        for piece in pieces:
+            if len(piece) > room:
                 break
-            room -= len(self.items[item])
-            kept.append(self.items[item])
-        return [*self._before, *(token for piece in reversed(kept) for token in piece), *end]
+            room -= len(piece)
+            kept.append(piece)
+        return kept[::-1]
+
+    def alone(self, titles: Sequence[str]) -> list[list[int]]:
+        """Tokens of titles by themselves.
+
+        Raises:
+            ConfigError: the tokenizer has no token for one, or the embedding no row for a token.
+        """
+        return self._pieces("{title}", titles)
+
+    def in_history(self, titles: Sequence[str]) -> list[list[int]]:
+        """Tokens of titles as they stand in a history, their end included.
+
+        Raises:
+            ConfigError: as `alone`.
+        """
+        return self._pieces(self._task.prompt.item, titles)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of token ids, for people."""
@@ -68,7 +100,15 @@ class Prompts:
 
     def _pieces(self, template: str, titles: Sequence[str]) -> list[list[int]]:
         texts = [template.replace("{title}", title) for title in titles]
-        pieces = self._encode(texts)
+        begin, _, end = template.partition("{title}")
+        if not any(token in begin or token in end for token in self._special):
+            pieces = self._encode(texts, plain=True)
+        else:
+            pieces = self._encode(texts)
+            for at, title in enumerate(titles):
+                if any(token in title for token in self._special):
+                    middle = self._encode([title], plain=True)[0]
+                    pieces[at] = [*self._encode([begin])[0], *middle, *self._encode([end])[0]]
         self._check(pieces, texts)
         for piece, text in zip(pieces, texts, strict=True):
             if not piece:
@@ -78,9 +118,11 @@ class Prompts:
                 )
         return pieces
 
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def _encode(self, texts: Sequence[str], plain: bool = False) -> list[list[int]]:
         try:
-            return self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+            return self._tokenizer(
+                list(texts), add_special_tokens=False, split_special_tokens=plain
+            )["input_ids"]
         except Exception as error:  # the tokenizers library raises nothing more precise
             raise ConfigError(
                 f"the tokenizer cannot read these titles ({error}); it does not match them, take "
