@@ -19,8 +19,6 @@ from rayrun.config import ConfigError, Json
 
 EXACT = 2**53
 """Up to here every integer is a float64 of its own."""
-SHOWN = 60
-"""Characters of a wrong value that an error repeats."""
 
 _REFUSALS = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError, ValueError)
 
@@ -32,21 +30,6 @@ class BadValueError(Exception):
         """Of the values, the one `at` this place is wrong, or what stands `inside` it (`[2]`)."""
         super().__init__(at, found, inside)
         self.at, self.found, self.inside = at, found, inside
-
-
-def shown(value: Any) -> str:
-    """A wrong value as JSON writes it, cut short."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list):
-        return f"an array of {len(value)}"
-    if isinstance(value, str):
-        return f'"{value[:SHOWN]}{"…" if len(value) > SHOWN else ""}"'
-    if isinstance(value, int) and abs(value) >= 10**SHOWN:
-        return "an integer of many digits"
-    return str(value)
 
 
 @dataclass(frozen=True)

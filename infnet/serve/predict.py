@@ -17,8 +17,8 @@ import numpy as np
 from infnet.features.arrays import Arrays, together
 from infnet.features.compiled import RequestEncoder
 from infnet.serve.bundle import Bundle
-from infnet.serve.decode import RequestError
 from infnet.serve.request import Request, RequestReader
+from rayrun.ray.body import RequestError
 
 if TYPE_CHECKING:  # the configuration imports torch, which a server does without
     from infnet.config import ScorerServe

@@ -26,10 +26,10 @@ from infnet.features.compiled import Events
 from infnet.features.encoder import Encoder
 from infnet.features.scaled import ScaledNumber
 from infnet.features.window import WindowFeature
-from infnet.serve.decode import RequestError, cut, decode, refuse_twice
-from infnet.serve.json_types import BadValueError, JsonType, json_type, shown
+from infnet.serve.json_types import BadValueError, JsonType, json_type
 from rayrun.config import Json
 from rayrun.data.columns import nearest, to_milliseconds
+from rayrun.ray.body import RequestError, cut, decode, refuse_twice, shown
 
 PARTS = ("user", "context", "histories", "candidates")
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, cast
 
 from pydantic_core import from_json
 
@@ -10,6 +10,8 @@ from rayrun.config import Json
 
 _PLACE = re.compile(r"line (\d+) column (\d+)$")
 _NO_NUMBER = re.compile(rb"[-+]?(NaN|Infinity|nan|inf)")
+SHOWN = 60
+"""Characters of a wrong value that an error repeats."""
 NAME_SHOWN = 80
 """Characters of an unknown name that an error repeats."""
 
@@ -30,6 +32,21 @@ class RequestError(ValueError):
 def cut(name: str) -> str:
     """A name from a request, short enough to be repeated."""
     return name if len(name) <= NAME_SHOWN else name[:NAME_SHOWN] + "…"
+
+
+def shown(value: Any) -> str:
+    """A wrong value as JSON writes it, cut short."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return f"an array of {len(cast(list[Any], value))}"
+    if isinstance(value, str):
+        return f'"{value[:SHOWN]}{"…" if len(value) > SHOWN else ""}"'
+    if isinstance(value, int) and abs(value) >= 10**SHOWN:
+        return "an integer of many digits"
+    return str(value)
 
 
 def decode(body: bytes) -> Any:

@@ -1,0 +1,198 @@
+"""The verbs `serve` and `deploy` of any product: a bundle answers over HTTP.
+
+service = Service("infnet", name="scorer", route="/score", bundle=uri, digest=digest,
+                  app=lambda: build(options, uri))
+serve(service, config, config.compute, config.serve, out)
+"""
+
+import contextlib
+import importlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rayrun import manifest, storage
+from rayrun.config import Config, ConfigError
+from rayrun.metrics import Result
+from rayrun.ray.compute import AttachedCompute, LocalCompute
+from rayrun.ray.ingress import uses_haproxy
+from rayrun.ray.serve import (
+    check_port,
+    check_replicas,
+    serving,
+    undeploy,
+    wait_until_healthy,
+    wait_while_serving,
+)
+from rayrun.ray.serve import deploy as deploy_application
+from rayrun.ray.serve_options import ServeOptions
+from rayrun.ray.session import session
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Service:
+    """A bundle that has answered its sample, and the application that serves it."""
+
+    program: str
+    """`infnet` or `layer-select`."""
+    name: str
+    """Of the application in Ray Serve."""
+    route: str
+    """What it answers: `/score`."""
+    bundle: str
+    """URI, the same from any working directory."""
+    digest: str
+    app: Callable[[], Any]
+    """Makes the `ray.serve.Application`."""
+
+    @property
+    def kind(self) -> str:
+        """Of the manifest of what the verbs write."""
+        return f"{self.program.replace('-', '_')}.deployment"
+
+    def put_up(self, options: ServeOptions) -> str:
+        """Run it on the open Ray; its URL when it answers with this model.
+
+        Raises:
+            ConfigError: it does not start, or does not answer in time.
+        """
+        url = deploy_application(self.app(), name=self.name, options=options)
+        wait_until_healthy(url, self.digest, options.start_timeout_s)
+        return url
+
+
+def serve(
+    service: Service,
+    config: Config,
+    compute: LocalCompute | AttachedCompute,
+    options: ServeOptions,
+    out: str,
+) -> Result:
+    """Serve until Ctrl-C or SIGTERM, which is the normal end; prints `READY <url>` at the start.
+
+    Args:
+        service: what answers.
+        config: the whole configuration, for the record.
+        compute: a local Ray ends with the server.
+        options: where it answers.
+        out: `result.json` is there as soon as the server answers: details `url` and `model`.
+
+    Raises:
+        ConfigError: a port that is taken, or what the application refuses; nothing runs then.
+    """
+    started = time.monotonic()
+    with serving(compute, options):
+        try:
+            url = service.put_up(options)
+            result = _record("serve", service, config, out, started, url)
+            print(f"READY {url}", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                wait_while_serving(service.name)
+            print("serve: told to stop; answering what was asked before", flush=True)
+        finally:
+            undeploy(service.name)
+    return result
+
+
+def deploy(
+    service: Service,
+    config: Config,
+    compute: LocalCompute | AttachedCompute,
+    options: ServeOptions,
+    out: str,
+    answers: Callable[[], None] = lambda: None,
+) -> Result:
+    """Put the service on a running Ray and return when it answers.
+
+    Args:
+        service: what answers; what was live under its name does until then, or if it fails.
+        config: the whole configuration, for the record.
+        compute: attached, or a Ray is open in this process (`check_outlives`).
+        options: where it answers.
+        out: `result.json` with details `url` and `model`.
+        answers: done once it answers, before that is said.
+
+    Raises:
+        ConfigError: what `serve` refuses.
+    """
+    started = time.monotonic()
+    with session(compute):
+        url = service.put_up(options)
+    answers()
+    print(f"READY {url}", flush=True)
+    return _record("deploy", service, config, out, started, url)
+
+
+def check_outlives(compute: LocalCompute | AttachedCompute, program: str) -> None:
+    """Whether what is deployed stays.
+
+    Raises:
+        ConfigError: the Ray would end with the command.
+    """
+    ray: Any = importlib.import_module("ray")
+    if isinstance(compute, LocalCompute) and not ray.is_initialized():
+        raise ConfigError(
+            "deploy needs a Ray that outlives it, and compute: {type: local} ends with the "
+            "command; set compute: {type: attached, address: HOST:PORT}, call it where Ray is open "
+            f"(a notebook), or use `{program} serve`, which stays"
+        )
+
+
+def plan(
+    service: Service, config: Config, compute: LocalCompute | AttachedCompute, options: ServeOptions
+) -> list[str]:
+    """Lines that say what would be served, where and by whom; nothing is started.
+
+    Raises:
+        ConfigError: the port is taken, the replicas do not fit, or HAProxy cannot be had.
+    """
+    lines = [f"# {config.digest()}", config.to_yaml()]
+    lines += [f"bundle: {service.bundle}", f"model: {service.digest}"]
+    if isinstance(compute, LocalCompute):
+        check_port(options)
+        check_replicas(compute, options)
+        lines.append("ingress: " + ("HAProxy" if uses_haproxy(options) else "Serve's own proxy"))
+    port = options.port or "(any free port)"
+    prefix = options.route_prefix.rstrip("/")
+    return [
+        *lines,
+        f"address: http://{options.host}:{port}{prefix}{service.route}",
+        f"replicas: {options.replicas}, each with {options.cpus_per_replica:g} CPUs, answering "
+        f"{options.max_ongoing_requests} requests at a time with {options.max_queued_requests} "
+        "waiting",
+    ]
+
+
+def bundle_of(uri: str, program: str) -> str:
+    """`inputs.bundle` as it is called from any working directory.
+
+    Raises:
+        ConfigError: none is given.
+    """
+    if not uri:
+        raise ConfigError(
+            f"inputs.bundle is required: the output of `{program} export`; give that directory "
+            "instead of CONFIG, or --set inputs.bundle=DIR"
+        )
+    local = storage.local_path(uri)
+    return uri if local is None else str(local.resolve())
+
+
+def _record(
+    verb: str, service: Service, config: Config, out: str, started: float, url: str
+) -> Result:
+    details = {"url": url, "model": service.digest}
+    result = Result.of(verb, config, started=started, details=details)
+    with storage.output(out) as staging:
+        result.write(staging)
+        manifest.write(
+            staging,
+            kind=service.kind,
+            format_version=FORMAT_VERSION,
+            config=config,
+            inputs={"bundle": service.digest},
+        )
+    return result
