@@ -1,13 +1,11 @@
 """Is the trained decoder a teacher? Its next-item ranking against popularity, paired over users."""
 
-import math
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from layer_select.decoder import Decoder
+from layer_select.evaluate.bootstrap import Bootstrap
 from layer_select.task.ranking import rank_metrics, ranks
 from layer_select.task.run import RecommendationTask
 from layer_select.task.samples import Part
@@ -15,9 +13,6 @@ from rayrun.config import Json
 from rayrun.ray.worker import Worker
 
 WATCHED = "ndcg@10"
-LEVEL = 0.95
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def compare(
@@ -61,28 +56,12 @@ def compare(
         "popularity": dict(zip(names, popularity.mean(0).tolist(), strict=True)),
         "difference": {},
     }
+    bootstrap = Bootstrap(users, replicates, seed)
     for name, values in zip(names, (model - popularity).T, strict=True):
-        low, high = interval(values, users, replicates=replicates, seed=seed)
-        found["difference"][name] = {"value": float(values.mean()), "low": low, "high": high}
+        interval = bootstrap.interval(torch.from_numpy(values.copy()))
+        found["difference"][name] = {
+            "value": interval["mean"],
+            "low": interval["low"],
+            "high": interval["high"],
+        }
     return found
-
-
-def interval(
-    values: Floats, users: np.ndarray[Any, np.dtype[np.int64]], *, replicates: int, seed: int
-) -> tuple[float, float]:
-    """95 % percentile interval of the mean of `values` when users are drawn with replacement.
-
-    Rows of one user are drawn together: they are not independent, users are.
-    """
-    _, place = np.unique(users, return_inverse=True)
-    sums, counts = np.bincount(place, values), np.bincount(place)
-    rng = np.random.default_rng(seed)
-    means = np.empty(replicates)
-    for replicate in range(replicates):
-        drawn = rng.integers(0, len(sums), len(sums))
-        means[replicate] = sums[drawn].sum() / counts[drawn].sum()
-    tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(means, [tail, 100 - tail])
-    assert math.isfinite(low)
-    assert math.isfinite(high)
-    return float(low), float(high)

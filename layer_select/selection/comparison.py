@@ -1,37 +1,17 @@
 """What a choice is worth, on samples that took no part in it: beside other sets, with intervals.
 
-Shapes: N samples, R replicates, S sets.
+Shapes: N samples.
 """
 
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float64
 from torch import Tensor
 
 from layer_select.coalitions import Coalitions
+from layer_select.evaluate.bootstrap import Bootstrap
 from layer_select.selection.room import Layers
 from rayrun.config import Json
-
-
-class Bootstrap:
-    """95 % percentile intervals over samples, from the same replicates for all that is asked."""
-
-    def __init__(self, num_samples: int, replicates: int, seed: int) -> None:
-        """Draw `replicates` times as many samples as there are, with replacement."""
-        generator = torch.Generator().manual_seed(seed)
-        picks = torch.randint(num_samples, (replicates, num_samples), generator=generator)
-        weights = torch.zeros(replicates, num_samples, dtype=torch.float64)
-        weights.scatter_add_(1, picks, torch.ones_like(picks, dtype=torch.float64))
-        self._weights: Float64[Tensor, "R N"] = weights / num_samples
-
-    def interval(self, values: Float64[Tensor, " N"]) -> Json:
-        """`mean`, and `low` and `high` of its interval (None without replicates)."""
-        told: Json = {"mean": float(values.mean()), "low": None, "high": None}
-        if len(self._weights):
-            ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-            told["low"], told["high"] = torch.quantile(self._weights @ values, ends).tolist()
-        return told
 
 
 def compare(

@@ -6,7 +6,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from layer_select.decoder import Decoder
-from layer_select.pretrain import teacher
 from layer_select.task.config import LikelihoodTask
 from layer_select.task.run import open_task
 from rayrun.data.sequences import open_sequences
@@ -81,15 +80,3 @@ def test_the_likelihood_of_titles_follows_the_history(tiny_config, tiny_model, l
     likelihood = opened(tiny_config, LikelihoodTask(**shared), loaded, tiny_model)
     right = mean_metric(likelihood, decoder, "token_nll")
     assert right < 0.99 * mean_metric(likelihood, decoder, "token_nll", shuffled=True)
-
-
-def test_the_interval_draws_users_not_rows():
-    rng = np.random.default_rng(0)
-    of_users = rng.normal(size=40)
-    once = teacher.interval(of_users, np.arange(40), replicates=2000, seed=1)
-    many = teacher.interval(
-        np.repeat(of_users, 25), np.repeat(np.arange(40), 25), replicates=2000, seed=1
-    )
-    assert many == pytest.approx(once, abs=1e-12)
-    half_width = 1.96 * of_users.std() / np.sqrt(40)
-    assert (once[1] - once[0]) / 2 == pytest.approx(half_width, rel=0.1)
