@@ -64,8 +64,8 @@ class Full(Config):
 
 
 class Lora(Config):
-    """Low-rank changes of every matrix of the layers, merged into them at the end (Hu et al. 2022,
-    arXiv:2106.09685). P of the item head is trained whole.
+    """Low-rank changes of every linear map and expert of the layers, merged into them at the end
+    (Hu et al. 2022, arXiv:2106.09685). P of the item head is trained whole.
     """
 
     type: Literal["lora"] = "lora"
@@ -109,7 +109,7 @@ class Heal(Config):
     (`select:`), and healed. Empty: once, with the layers of `inputs.student` or `inputs.plan`."""
     epochs: PositiveInt = 4
     steps: NonNegativeInt = 0
-    """Optimizer steps; 0: those of `epochs`, else exactly so many, over as many epochs as needed."""
+    """Optimizer steps; 0: those of `epochs`, else exactly so many, however many epochs."""
     row_tokens: PositiveInt = 256
     """Texts are packed into rows of this many tokens; they do not see each other."""
     batch_rows: PositiveInt = 8

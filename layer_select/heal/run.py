@@ -1,8 +1,8 @@
 """`layer-select heal`: a student learns to recommend as the full model does, on Ray Train."""
 
 from layer_select.config import LayerSelectConfig
-from layer_select.heal.start import Cut, Folder, Random
 from layer_select.heal.config import Narrow
+from layer_select.heal.start import Cut, Folder, Random
 from rayrun.metrics import Result
 
 

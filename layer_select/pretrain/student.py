@@ -8,7 +8,7 @@ the whole batch, so that the loss does not depend on how rows are shared out amo
 Shapes: R rows, T tokens, D width, I items.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,13 +19,15 @@ from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
 from layer_select.pretrain.config import Pretrain
 from layer_select.pretrain.texts import NONE, Rows
+from layer_select.training.learner import Learner
 
 LOSSES = ("next_item", "next_token", "answer")
 
 
-class Student(nn.Module):
+class Student(Learner):
     """A Llama-type decoder and P."""
 
+    names = LOSSES
     _tokens: Tensor
     _starts: Tensor
 
@@ -75,6 +77,15 @@ class Student(nn.Module):
         embed: Any = self.model.get_input_embeddings()
         mean = embedding_bag(self._tokens, embed.weight, self._starts, mode="mean")
         return mean @ self.projection
+
+    def counts(self, batch: Rows) -> Float[Tensor, " 3"]:
+        """See `Learner`."""
+        return target_counts(batch)
+
+    def decayed(self) -> Iterable[nn.Parameter]:
+        """Matrices of the blocks alone: not embeddings, norms, P."""
+        body: Any = self.model.get_decoder()
+        return [p for p in body.layers.parameters() if p.dim() > 1]
 
     def losses(self, rows: Rows, counts: Float[Tensor, " 3"]) -> Float[Tensor, " 3"]:
         """This worker's part of the three means; `counts` are the targets of the whole batch."""

@@ -5,20 +5,30 @@ Shapes: R rows, T tokens of a row.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from layer_select.pretrain.config import Pretrain
-from layer_select.task.config import HeadTask
+from layer_select.task.config import Task
 from layer_select.task.prompts import Prompts
 from rayrun.config import ConfigError
 from rayrun.data.sequences import Ints
 
 NONE = -100
 """No target there."""
+
+
+@runtime_checkable
+class Cutting(Protocol):
+    """How histories become rows: what the sections `pretrain:` and `heal:` both say."""
+
+    row_tokens: int
+    event_dropout: float
+    yes_no_share: float
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,11 @@ class Rows:
         """The same rows on a device."""
         return Rows(**{name: value.to(device) for name, value in vars(self).items()})
 
+    @property
+    def num_tokens(self) -> int:
+        """Without padding."""
+        return int((self.text > 0).sum())
+
     def attention(self) -> Bool[Tensor, "R 1 T T"]:
         """Causal, and within one text only. Padding sees itself: a row of nothing is NaN."""
         same = self.text[:, :, None] == self.text[:, None, :]
@@ -69,9 +84,16 @@ class TextMaker:
     """Texts of an epoch: other windows and other questions in each, the same on every worker."""
 
     def __init__(
-        self, config: Pretrain, task: HeadTask, prompts: Prompts, histories: Sequence[Ints]
+        self,
+        config: Cutting,
+        task: Task,
+        prompts: Prompts,
+        histories: Sequence[Ints],
+        *,
+        section: str = "pretrain",
     ) -> None:
-        """`prompts` must know yes/no questions; `histories` are training events only.
+        """`prompts` must know yes/no questions where the texts ask any; `histories` are training
+        events only; `section` holds `config`.
 
         Raises:
             ConfigError: a text may be longer than a row, or prompts do not end with a title.
@@ -79,16 +101,16 @@ class TextMaker:
         self._config, self._task, self._prompts = config, task, prompts
         self._histories = histories
         self._opening = prompts.of(np.array([], np.int64))
-        longest = task.max_tokens + max(map(len, prompts.questions)) + 1
+        longest = task.max_tokens + max(map(len, prompts.questions), default=-1) + 1
         if longest > config.row_tokens:
             raise ConfigError(
-                f"pretrain.row_tokens ({config.row_tokens}) must hold a prompt and a question, "
+                f"{section}.row_tokens ({config.row_tokens}) must hold a prompt and a question, "
                 f"{longest} tokens at most; raise it, or lower task.max_tokens ({task.max_tokens})"
             )
         if task.prompt.after:
             raise ConfigError(
-                "pretrain-tiny learns at the end of every title, so task.prompt.after must be "
-                f"empty, found {task.prompt.after!r}; put it into task.prompt.item"
+                f"texts of {section} are learnt at the end of every title, so task.prompt.after "
+                f"must be empty, found {task.prompt.after!r}; put it into task.prompt.item"
             )
 
     def rows(self, epoch: int) -> Rows:
