@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from layer_select.sources.gguf_config import config_from
 from layer_select.sources.gguf_header import GgufHeader, read_header
+from layer_select.sources.gguf_item_head import item_head_of
 from layer_select.sources.gguf_names import rule
 from layer_select.sources.gguf_tensors import GgufTensors
 from layer_select.sources.gguf_tokenizer import tokenizer_from
 from layer_select.sources.mapped import Mapped, Recipe
 from layer_select.sources.tokenizer_check import checked_tokenizer
+from layer_select.task.head import ITEM_HEAD
 from rayrun.config import ConfigError
 from rayrun.object_store import local_path
 
@@ -56,7 +58,11 @@ class GgufCheckpoint(Mapped):
         return checked_tokenizer(found, self.config, self.where)
 
     def file(self, name: str) -> bytes | None:
-        """See `Checkpoint`: a file in the folder of the GGUF file."""
+        """See `Checkpoint`: the item head is in the file itself, others are in its folder."""
+        if name == ITEM_HEAD:
+            width = self.config.hidden_size
+            if (head := item_head_of(self.header.metadata, width, self.where)) is not None:
+                return head
         if self._beside is not None:
             return self._beside(name)
         place = self.header.path.parent / name

@@ -28,6 +28,8 @@ VERSIONS = (2, 3)
 OLLAMA_MXFP4 = 4
 """Ollama's own files say 4 (ggml: a type long gone) for MXFP4 with values in their plain order."""
 _DEEPEST, _MOST_DIMENSIONS = 4, 4
+_LONG = 1 << 20
+"""Longer arrays of numbers stay NumPy's: as Python's they would take eight times the memory."""
 _SCALARS: dict[int, str] = {
     GGUFValueType.UINT8: "<u1",
     GGUFValueType.INT8: "<i1",
@@ -69,7 +71,7 @@ class GgufHeader:
 
     path: Path
     metadata: dict[str, Any]
-    """Numbers, texts, booleans; arrays as lists."""
+    """Numbers, texts, booleans; arrays as lists, very long ones of numbers as NumPy arrays."""
     types: dict[str, int]
     """The GGUF type of each value (of the items, for an array)."""
     tensors: dict[str, GgufTensor] = field(default_factory=dict)
@@ -203,7 +205,8 @@ class _Parser:
         inner, count = self.number("<u4"), self.number("<u8")
         if inner in _SCALARS:
             items = self.take(count * np.dtype(_SCALARS[inner]).itemsize)
-            return inner, np.frombuffer(items, _SCALARS[inner]).tolist()
+            numbers = np.frombuffer(items, _SCALARS[inner])
+            return inner, numbers if count > _LONG else numbers.tolist()
         read: Callable[[], Any] = (
             self.text if inner == GGUFValueType.STRING else lambda: self.value(inner, depth + 1)[1]
         )

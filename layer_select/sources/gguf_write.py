@@ -17,11 +17,13 @@ from layer_select.families import family_of, follows_period
 from layer_select.sources.checkpoint import Checkpoint
 from layer_select.sources.deciding import head_dim, layer_types
 from layer_select.sources.gguf_config import GEMMA2_27B, GEMMA3_27B, query_scalar
+from layer_select.sources.gguf_item_head import item_head_entry
 from layer_select.sources.gguf_names import rule
 from layer_select.sources.gguf_rope import llama3_factors
 from layer_select.sources.gguf_write_tokenizer import tokenizer_entries
 from layer_select.sources.reading import reading
 from layer_select.sources.skeleton import skeleton, tied_names
+from layer_select.task.head import ITEM_HEAD
 from rayrun.config import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ def write_gguf(
     tokenizer: "PreTrainedTokenizerFast | None" = None,
     name: str = "",
 ) -> None:
-    """Write the model; matrices in `type`, vectors and routers always in float32.
+    """Write the model; matrices in `type`, vectors and routers always in float32, and the
+    projection of its item head, where it has one, as metadata.
 
     Args:
         checkpoint: the model.
@@ -55,18 +58,12 @@ def write_gguf(
 
     Raises:
         ConfigError: another type, a tokenizer that GGUF has no spelling for, or a configuration
-            that GGUF cannot say.
+            that GGUF cannot say; nothing is written then.
     """
-    if type not in FILE_TYPES:
-        raise ConfigError(f"a GGUF type must be one of {', '.join(FILE_TYPES)}; found {type!r}")
     config = checkpoint.config
-    writer = GGUFWriter(path, family_of(config).gguf[0])
-    extra = _entries(writer, config, checkpoint.where)
-    writer.add_file_type(int(FILE_TYPES[type]))
+    writer, extra = _described(checkpoint, path, type, tokenizer)
     if name:
         writer.add_name(name)
-    if tokenizer is not None:
-        tokenizer_entries(writer, tokenizer, config, checkpoint.where)
     model = skeleton(config)
     tied = tied_names(model)
     names = [known for known in model.state_dict() if known not in tied]
@@ -90,6 +87,37 @@ def write_gguf(
     for values in extra.values():
         writer.write_tensor_data(values)
     writer.close()
+
+
+def check_sayable(
+    checkpoint: Checkpoint,
+    *,
+    type: str = "F32",
+    tokenizer: "PreTrainedTokenizerFast | None" = None,
+) -> None:
+    """What `write_gguf` would refuse, told before anything is written; arguments as there.
+
+    Raises:
+        ConfigError: as `write_gguf`.
+    """
+    _described(checkpoint, Path("nothing.gguf"), type, tokenizer)  # opened on the first write
+
+
+def _described(
+    checkpoint: Checkpoint, path: Path, type: str, tokenizer: "PreTrainedTokenizerFast | None"
+) -> tuple[GGUFWriter, dict[str, np.ndarray]]:
+    """A writer with the metadata in it, and tensors that belong to the configuration."""
+    if type not in FILE_TYPES:
+        raise ConfigError(f"a GGUF type must be one of {', '.join(FILE_TYPES)}; found {type!r}")
+    config = checkpoint.config
+    writer = GGUFWriter(path, family_of(config).gguf[0])
+    extra = _entries(writer, config, checkpoint.where)
+    writer.add_file_type(int(FILE_TYPES[type]))
+    if tokenizer is not None:
+        tokenizer_entries(writer, tokenizer, config, checkpoint.where)
+    if (head := checkpoint.file(ITEM_HEAD)) is not None:
+        item_head_entry(writer, head, config.hidden_size)
+    return writer, extra
 
 
 def _type_of(name: str, shape: Any, wanted: str) -> GGMLQuantizationType:
