@@ -1,7 +1,9 @@
 """What the verbs read beside their configuration and inputs, by digest: for stores of results."""
 
 from layer_select.config import LayerSelectConfig
-from layer_select.sources import open_model
+from layer_select.opened import open_checkpoint
+from layer_select.task.rating import RATING_HEAD
+from rayrun.config import digest_of
 from rayrun.data.sequences import open_sequences
 
 
@@ -15,11 +17,15 @@ def histories(config: LayerSelectConfig) -> dict[str, str]:
 
 
 def to_score(config: LayerSelectConfig) -> dict[str, str]:
-    """The histories, and the model by its content; where none is named, what makes it.
+    """The histories, and the model by its content; where none is named, what makes it. For ratings
+    the head too, which is no part of the model.
 
     Raises:
         ConfigError: one of them is not there or cannot be read.
     """
     if config.model is None and not config.inputs.model:
         return {**histories(config), "pretrain": config.digest(["pretrain"])}
-    return {**histories(config), "model": open_model(config.model, config.inputs.model).digest}
+    checkpoint = open_checkpoint(config)
+    head = checkpoint.file(RATING_HEAD) if config.task.type == "rating" else None
+    of_head = {} if head is None else {"rating_head": digest_of(head.hex())}
+    return {**histories(config), "model": checkpoint.digest, **of_head}

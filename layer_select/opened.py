@@ -15,9 +15,12 @@ from layer_select.decoder import Decoder
 from layer_select.importance.execution import Execution
 from layer_select.importance.zero3 import Zero3Decoder
 from layer_select.sources import Checkpoint, load, open_model, stream
+from layer_select.sources.beside import Beside
 from layer_select.sources.skeleton import Attention
 from layer_select.task.head import ITEM_HEAD
+from layer_select.task.rating import RATING_HEAD
 from layer_select.task.run import RecommendationTask, open_task
+from rayrun import storage
 from rayrun.config import ConfigError, Json, validate
 from rayrun.ray.worker import Worker
 
@@ -67,15 +70,45 @@ def open_inputs(config: LayerSelectConfig) -> Opened:
     Raises:
         ConfigError: the model is missing, damaged or unknown, or the data or the task do not fit.
     """
-    checkpoint = open_model(config.model, config.inputs.model)
+    checkpoint = open_checkpoint(config)
     task = open_task(
         config.data,
         config.task,
         tokenizer=checkpoint.tokenizer(),
         vocab_size=int(checkpoint.config.vocab_size),
         item_head=checkpoint.file(ITEM_HEAD) if config.task.type == "head" else None,
+        rating_head=checkpoint.file(RATING_HEAD) if config.task.type == "rating" else None,
     )
+    if config.task.type == "rating":
+        task.rating_head(int(checkpoint.config.hidden_size), checkpoint.where)
     return Opened(checkpoint, task)
+
+
+def open_checkpoint(config: LayerSelectConfig) -> Checkpoint:
+    """The model (headers only); for ratings with the head of `inputs.rating_head` beside it.
+
+    Raises:
+        ConfigError: one of them is missing, damaged or unknown.
+    """
+    checkpoint = open_model(config.model, config.inputs.model)
+    if config.task.type != "rating" or not config.inputs.rating_head:
+        return checkpoint
+    return Beside(checkpoint, {RATING_HEAD: fitted_head(config.inputs.rating_head)})
+
+
+def fitted_head(place: str) -> bytes:
+    """`rating_head.safetensors` in the output of `layer-select fit-head`.
+
+    Raises:
+        ConfigError: there is no such output.
+    """
+    uri = storage.join(place, RATING_HEAD)
+    if not storage.exists(uri):
+        raise ConfigError(
+            f"inputs.rating_head is {place}, but there is no {RATING_HEAD} in it; make one with "
+            "`layer-select fit-head CONFIG --out DIR`"
+        )
+    return storage.read_bytes(uri)
 
 
 def open_on_worker(worker: Worker, argument: Json, task: str) -> tuple[LayerSelectConfig, Opened]:

@@ -25,6 +25,8 @@ __all__ = [
 
 RATING = "{rating}"
 """In an item template: the rating that the user gave."""
+LOWEST, HIGHEST = 1, 5
+"""Stars of a rating."""
 
 
 def _with_title(template: str, name: str) -> str:

@@ -7,7 +7,7 @@ its letters, while the special tokens of the template stay what they are.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from layer_select.task.config import Task
+from layer_select.task.config import HIGHEST, LOWEST, RATING, Task
 from rayrun.config import ConfigError
 from rayrun.data.sequences import Ints
 
@@ -35,10 +35,16 @@ class Prompts:
         self.titles = self.alone(titles)
         """Tokens of every title alone: what item vectors are made of."""
         self.items = self.in_history(titles)
-        """Tokens of every title as it stands in a history, its end included."""
+        """Tokens of every title as it stands in a history, its end included; where the history
+        shows ratings, with one star."""
+        self.rated: list[list[list[int]]] = []
+        """Where the history shows ratings: for 1 to 5 stars what `items` are for one."""
+        if task.prompt.shows_ratings:
+            more = [self.in_history(titles, stars) for stars in range(LOWEST + 1, HIGHEST + 1)]
+            self.rated = [self.items, *more]
         self.questions: list[list[int]] = []
         self.answers: list[int] = []
-        longest = max(map(len, self.items))
+        longest = max(len(piece) for pieces in self.rated or [self.items] for piece in pieces)
         if task.type == "yes_no":
             self.questions = self._pieces(task.question, titles)
             self.answers = [ids[0] for ids in self._pieces("{title}", task.answers)]
@@ -47,7 +53,9 @@ class Prompts:
                     f"task.answers must begin with different tokens, {list(task.answers)} both "
                     f"begin with token {self.answers[0]}; choose other words"
                 )
-            longest += max(map(len, self.questions))
+        if task.type == "rating":
+            self.questions = self._pieces(task.question, titles)
+        longest += max(map(len, self.questions), default=0)
         needed = len(self.before) + len(self.after) + longest
         if needed > task.max_tokens:
             raise ConfigError(
@@ -55,13 +63,19 @@ class Prompts:
                 f"catalogue needs {needed}; raise it to at least that"
             )
 
-    def of(self, history: Ints, asked: int | None = None) -> list[int]:
+    def of(self, history: Ints, asked: int | None = None, ratings: Ints | None = None) -> list[int]:
         """The prompt of a history: its most recent titles, as many whole ones as fit.
 
-        `asked` is the item of a yes/no question.
+        `asked` is the item of a question; `ratings`, the stars of the history, are shown where the
+        template shows them.
         """
         end = [*self.after, *([] if asked is None else self.questions[asked])]
-        pieces = self.latest((self.items[item] for item in reversed(history.tolist())), len(end))
+        events = (self.items[item] for item in reversed(history.tolist()))
+        if self.rated:
+            assert ratings is not None
+            pairs = zip(reversed(history.tolist()), reversed(ratings.tolist()), strict=True)
+            events = (self.rated[stars - LOWEST][item] for item, stars in pairs)
+        pieces = self.latest(events, len(end))
         return [*self.before, *(token for piece in pieces for token in piece), *end]
 
     def latest(self, pieces: Iterable[list[int]], end: int | None = None) -> list[list[int]]:
@@ -86,13 +100,15 @@ class Prompts:
         """
         return self._pieces("{title}", titles)
 
-    def in_history(self, titles: Sequence[str]) -> list[list[int]]:
+    def in_history(self, titles: Sequence[str], stars: int = LOWEST) -> list[list[int]]:
         """Tokens of titles as they stand in a history, their end included.
+
+        `stars` are shown where the template shows ratings.
 
         Raises:
             ConfigError: as `alone`.
         """
-        return self._pieces(self._task.prompt.item, titles)
+        return self._pieces(self._task.prompt.item.replace(RATING, str(stars)), titles)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of token ids, for people."""

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from layer_select.task.batch import TaskBatch
+from layer_select.task.config import HIGHEST, LOWEST
 from rayrun.config import ConfigError
 
 RATING_HEAD = "rating_head.safetensors"
 WEIGHT, BIAS = "weight", "bias"
-LOWEST, MIDDLE, HIGHEST = 1, 3, 5
-STARS = HIGHEST - LOWEST + 1
+MIDDLE, STARS = 3, HIGHEST - LOWEST + 1
 
 Kind = Literal["regression", "classes"]
 ROWS: dict[Kind, int] = {"regression": 1, "classes": STARS}

@@ -1,7 +1,9 @@
 """`open_task`: the batches and the objective of a task, for one checkpoint."""
 
 import functools
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,14 @@ from layer_select.task.head import HeadObjective, mean_embeddings, read_projecti
 from layer_select.task.likelihood import LikelihoodObjective
 from layer_select.task.objective import Objective
 from layer_select.task.prompts import Prompts
+from layer_select.task.rating import RatingHead, RatingObjective
 from layer_select.task.samples import Part, Sample, draw
 from layer_select.task.yes_no import YesNoObjective
 from rayrun.config import Json, digest_of
 from rayrun.data.sequences import Sequences, open_sequences
+
+ASKING = ("yes_no", "rating")
+"""Types whose prompt ends with a question about an item."""
 
 EXAMPLES = 2
 """Prompts that `describe` shows."""
@@ -26,6 +32,7 @@ METRIC = {
     "head": ("ndcg@10", True),
     "yes_no": ("accuracy", True),
     "likelihood": ("token_nll", False),
+    "rating": ("squared_error", False),
 }
 """Type → the metric that a task is judged by, and whether higher is better."""
 
@@ -37,6 +44,7 @@ def open_task(
     tokenizer: Any,
     vocab_size: int,
     item_head: bytes | None = None,
+    rating_head: bytes | None = None,
 ) -> "RecommendationTask":
     """Read the histories and cut the samples of a task.
 
@@ -46,6 +54,7 @@ def open_task(
         tokenizer: the checkpoint's.
         vocab_size: rows of the checkpoint's input embedding.
         item_head: content of `item_head.safetensors` beside the checkpoint, or None: P = identity.
+        rating_head: content of `rating_head.safetensors`; ratings need one for an objective.
 
     Raises:
         ConfigError: no data, a part without samples, calibration that overlaps another part, a
@@ -53,18 +62,23 @@ def open_task(
     """
     sequences = open_sequences(data)
     prompts = Prompts(tokenizer, vocab_size, task, sequences.titles)
-    return RecommendationTask(task, sequences, prompts, item_head)
+    return RecommendationTask(task, sequences, prompts, item_head, rating_head)
 
 
 class RecommendationTask:
     """Samples of one task, cut into fixed batches."""
 
     def __init__(
-        self, task: Task, sequences: Sequences, prompts: Prompts, item_head: bytes | None = None
+        self,
+        task: Task,
+        sequences: Sequences,
+        prompts: Prompts,
+        item_head: bytes | None = None,
+        rating_head: bytes | None = None,
     ) -> None:
         """Draw the samples; see `open_task`."""
         self.task, self.sequences, self.prompts = task, sequences, prompts
-        self._item_head = item_head
+        self._item_head, self._rating_head = item_head, rating_head
         self.samples = draw(sequences, task)
         self.metric, self.higher_is_better = METRIC[task.type]
 
@@ -79,9 +93,19 @@ class RecommendationTask:
                 self.prompts.titles,
                 self.prompts.questions,
                 self.prompts.answers,
-                self.prompts.of(np.array([], np.int64)),
+                [*self.prompts.before, *self.prompts.after],
+                *self._of_ratings,
             ]
         )
+
+    @property
+    def _of_ratings(self) -> list[Json]:
+        """Nothing but for ratings: other tasks keep the digest they had before there were any."""
+        if self.task.type != "rating":
+            return []
+        head = self._rating_head
+        digest = None if head is None else hashlib.sha256(head).hexdigest()
+        return [{"rated": self.prompts.rated, "rating_head": digest}]
 
     def samples_of(self, part: Part, shuffled_targets: bool = False) -> list[Sample]:
         """The samples of a part; `shuffled_targets` deals their targets out anew."""
@@ -90,13 +114,13 @@ class RecommendationTask:
             return samples
         order = np.random.default_rng([self.task.seed, 1]).permutation(len(samples))
         return [
-            Sample(s.user, s.position, s.history, self._item(s, other), other.label)
+            replace(s, item=self._item(s, other), label=other.label)
             for s, other in zip(samples, (samples[i] for i in order), strict=True)
         ]
 
     def _item(self, own: Sample, other: Sample) -> int:
-        # A yes/no question keeps its item: its target is the answer.
-        return own.item if self.task.type == "yes_no" else other.item
+        # A question keeps its item: its target is the answer.
+        return own.item if self.task.type in ASKING else other.item
 
     def batches(self, part: Part, shuffled_targets: bool = False) -> list[TaskBatch]:
         """Micro-batches of a part, always the same: by length, then by number of the sample.
@@ -117,8 +141,12 @@ class RecommendationTask:
         """Losses and metrics by this decoder's embedding and output head.
 
         Raises:
-            ConfigError: `item_head.safetensors` is damaged or of another width.
+            ConfigError: `item_head.safetensors` is damaged or of another width;
+                `rating_head.safetensors` too, or it is not there or of another kind.
         """
+        if self.task.type == "rating":
+            width = decoder.body.embed_tokens.weight.shape[1]
+            return RatingObjective(self.rating_head(width, "the model").to(decoder.device))
         if self.task.type == "yes_no":
             return YesNoObjective(decoder, self.prompts.answers)
         if self.task.type == "likelihood":
@@ -129,6 +157,19 @@ class RecommendationTask:
                 projection = read_projection(self._item_head, vectors.shape[1])
                 vectors = vectors @ projection.to(vectors)
         return HeadObjective(vectors)
+
+    def rating_head(self, width: int, where: str) -> RatingHead:
+        """The head that ratings are read by.
+
+        Args:
+            width: D of the model.
+            where: how messages call the model.
+
+        Raises:
+            ConfigError: there is none, it is damaged, or of another kind or width.
+        """
+        assert self.task.type == "rating"
+        return RatingHead.read(self._rating_head, self.task.head, width, where)
 
     def describe(self) -> Json:
         """For reports: counts, what item vectors are made of, and a few prompts with targets."""
@@ -153,8 +194,8 @@ class RecommendationTask:
         }
 
     def _prompt(self, sample: Sample) -> list[int]:
-        asked = sample.item if self.task.type == "yes_no" else None
-        return self.prompts.of(sample.history, asked)
+        asked = sample.item if self.task.type in ASKING else None
+        return self.prompts.of(sample.history, asked, sample.ratings)
 
     def _row(self, sample: Sample) -> list[int]:
         prompt = self._prompt(sample)
@@ -170,14 +211,18 @@ class RecommendationTask:
         if self._continues:
             target_ids, there = _left_padded([self.prompts.items[s.item] for _, s, _ in rows])
             target_valid = there.bool()
-        asked = self.task.type == "yes_no"
+        answers = self.task.type == "yes_no"
+        rating = None
+        if self.task.type == "rating":
+            rating = torch.tensor([float(s.label) for _, s, _ in rows])
         return TaskBatch(
             ids=ids,
             mask=mask,
             sample=torch.tensor([number for number, _, _ in rows]),
-            target=torch.tensor([s.label if asked else s.item for _, s, _ in rows]),
+            target=torch.tensor([s.label if answers else s.item for _, s, _ in rows]),
             target_ids=target_ids,
             target_valid=target_valid,
+            rating=rating,
         )
 
 

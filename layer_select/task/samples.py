@@ -33,9 +33,11 @@ class Sample:
     history: Ints
     """Items before the target, oldest first, at most `max_history`."""
     item: int
-    """The target; for yes/no the item that is asked about."""
+    """The target; for yes/no and ratings the item that is asked about."""
     label: int
-    """1: it was taken (or liked); 0: it was not."""
+    """1: it was taken (or liked); 0: it was not. Of a rating the stars, 1 to 5."""
+    ratings: Ints | None = None
+    """Stars that the items of the history were given; of ratings only."""
 
 
 def draw(sequences: Sequences, task: Task) -> dict[Part, list[Sample]]:
@@ -45,8 +47,15 @@ def draw(sequences: Sequences, task: Task) -> dict[Part, list[Sample]]:
     person under two ids, say) is left out.
 
     Raises:
-        ConfigError: a part that is asked for has no sample, or calibration overlaps another part.
+        ConfigError: a part that is asked for has no sample, calibration overlaps another part, or
+            ratings are asked for and there are none.
     """
+    if task.type == "rating" and sequences.ratings is None:
+        raise ConfigError(
+            f"task.type rating needs ratings, and {sequences.name} has none; name the column, "
+            "data.source.columns.rating, or take data.source movielens_100k or "
+            "{type: simulate, ratings: true}"
+        )
     found: dict[Part, list[Sample]] = {
         "validation": _take(_candidates(sequences, task, "validation"), task.validation),
         "test": _take(_candidates(sequences, task, "test"), task.test),
@@ -125,7 +134,12 @@ def _candidates(sequences: Sequences, task: Task, part: str) -> Iterator[Sample]
         item, label = int(items[at]), 1
         if task.type == "yes_no":
             item, label = _asked(sequences, task, int(keys[who]), who, at)
-        yield Sample(who, at, items[max(at - task.max_history, 0) : at], item, label)
+        seen = slice(max(at - task.max_history, 0), at)
+        ratings = None
+        if task.type == "rating":
+            assert sequences.ratings is not None
+            label, ratings = int(sequences.ratings[who][at]), sequences.ratings[who][seen]
+        yield Sample(who, at, items[seen], item, label, ratings)
 
 
 def _rated(sequences: Sequences, rated: Rated, task: Task, part: str) -> Iterator[Sample]:
