@@ -33,3 +33,11 @@ class Random(Config):
 
 
 Start = Annotated[Cut | Folder | Random | Narrow, Field(discriminator="type")]
+
+AnyStart = Cut | Folder | Random | Narrow
+
+
+class Started(Config):
+    """A start on its way to the workers."""
+
+    start: Start

@@ -10,7 +10,7 @@ memory is one file while it is made, and what the operating system keeps of thos
 import tempfile
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,19 +109,31 @@ class Cache(Teacher):
             if not storage.exists(self._place(signal.name, number))
         ]
 
-    def fill(self, worker: Worker, teacher: Recommender, rows: Rows, **how: Any) -> int:
+    def fill(
+        self,
+        worker: Worker,
+        teacher: Recommender,
+        rows: Rows,
+        *,
+        dtype: str,
+        micro_rows: int,
+        bf16: bool,
+        progress: Callable[[str], None],
+    ) -> int:
         """Ask the teacher about all rows of which something is missing. A collective.
 
         Args:
             worker: file f belongs to worker f mod `world_size`.
             teacher: on the worker's device.
             rows: all rows, in the order of their numbers.
-            **how: `micro_rows` and `bf16` of `Online`, and `dtype` of what is kept.
+            dtype: of what is kept.
+            micro_rows: see `Online`.
+            bf16: see `Online`.
+            progress: told how far it is.
 
         Returns:
             Tokens of the rows that the teacher saw here.
         """
-        dtype = DTYPES[how.pop("dtype")]
         missing: dict[int, list[Signal]] = {}
         for signal, number in self.missing(rows):
             missing.setdefault(number, []).append(signal)
@@ -130,17 +142,19 @@ class Cache(Teacher):
         mine = [n for n in missing if n % worker.world_size == worker.rank]
         for number in mine:
             part = rows[slice(number * ROWS_PER_FILE, (number + 1) * ROWS_PER_FILE)]
-            asked = Online(teacher, missing[number], **how)
+            asked = Online(teacher, missing[number], micro_rows=micro_rows, bf16=bf16)
             here = part.to(worker.device)
             said = asked.said(Numbered(here, torch.arange(len(part))))
             for signal in missing[number]:
                 counts = positions(part, signal.at).sum(1)
                 starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-                columns = {name: _kept(column, dtype) for name, column in said[signal.name].items()}
+                columns = {
+                    name: _kept(column, DTYPES[dtype]) for name, column in said[signal.name].items()
+                }
                 content = save({"starts": starts, **columns})
                 storage.write_bytes(self._place(signal.name, number), content)
             tokens, done = tokens + part.num_tokens, done + 1
-            worker.progress(done, len(mine), "asking the teacher")
+            progress(f"asking the teacher, {done} of {len(mine)}")
         worker.barrier()
         return tokens
 

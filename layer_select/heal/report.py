@@ -1,0 +1,103 @@
+"""`report.html` of a healing: the student before and after beside the full model, and the cost."""
+
+from typing import Any, cast
+
+from matplotlib.figure import Figure
+
+from layer_select.config import LayerSelectConfig
+from layer_select.heal.start import AnyStart
+from rayrun.config import Json
+from rayrun.metrics import Result
+from rayrun.report import Report, Value
+
+BEGAN = {
+    "cut": "the kept layers of the full model",
+    "folder": "a smaller model made before",
+    "random": "random weights in the architecture of the kept layers",
+    "narrow": "random weights in a decoder of another width",
+}
+
+
+def report(config: LayerSelectConfig, result: Result, start: AnyStart, model: str) -> Report:
+    """The page.
+
+    Args:
+        config: of the run.
+        result: of the run.
+        start: what the student began as.
+        model: where the teacher is.
+    """
+    details = result.details
+    page = Report(f"Healing of {config.name}", subtitle=f"configuration {config.digest()}")
+    kept = ", ".join(map(str, cast("list[int]", details["kept"])))
+    page.text(
+        f"A student of {details['parameters']:,} parameters learns from `{model}` "
+        f"({details['parameters_full']:,}). It began as {BEGAN[start.type]}"
+        + (f": layers {kept}." if kept else ".")
+    )
+    page.heading(f"On {result.rows:,} {result.split} samples")
+    _metrics(page, result)
+    page.heading("Losses")
+    page.plot(_curves(details), caption="Mean of each objective over its own targets")
+    page.heading("Cost")
+    _cost(page, details)
+    if stages := cast("list[Json]", details["stages"]):
+        page.heading("Stages")
+        rows: list[list[Value]] = [
+            [s["layers"], ", ".join(map(str, s["kept"])), s["cost"]["steps"], s["cost"]["seconds"]]
+            for s in stages
+        ]
+        page.table(["layers", "kept", "steps", "seconds"], rows)
+    page.heading("Configuration")
+    page.details("config.yaml", config.to_yaml())
+    return page
+
+
+def _metrics(page: Report, result: Result) -> None:
+    retained = cast(Json, result.details["retained"])[result.split]
+    before, full = (result.baselines[name]["next_item"] for name in ("before", "full"))
+    rows: list[list[Value]] = [
+        [name, before[name], value, full[name], _ratio(retained["after"].get(name))]
+        for name, value in result.metrics["next_item"].items()
+    ]
+    page.table(
+        ["metric", "before healing", "after", "full model", "after / full"],
+        rows,
+        caption="Intervals: 95 %, user bootstrap of the ratio, paired",
+    )
+
+
+def _ratio(found: Json | None) -> str:
+    if found is None:
+        return "–"
+    if found["low"] is None:
+        return f"{found['mean']:.3f}"
+    return f"{found['mean']:.3f}\n[{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def _curves(details: Json) -> Any:
+    names = details["objectives"]
+    fig = Figure(figsize=(2.6 * len(names) + 1, 2.6), layout="constrained")
+    axes = fig.subplots(1, len(names), squeeze=False)[0]
+    for place, (name, one) in enumerate(zip(names, axes, strict=True), start=1):
+        one.plot([row[0] for row in details["losses"]], [row[place] for row in details["losses"]])
+        one.set(xlabel="optimizer steps", ylabel=name)
+    return fig
+
+
+def _cost(page: Report, details: Json) -> None:
+    cost = details["cost"]
+    rows: list[list[Value]] = [
+        ["optimizer steps", cost["steps"]],
+        ["tokens learnt", cost["tokens"]],
+        ["tokens the teacher was asked about", cost["teacher_tokens"]],
+        ["seconds", round(cost["seconds"], 1)],
+        ["floating-point operations, estimated", f"{cost['flop']:.3g}"],
+        ["parameters that learnt", details["parameters_learnt"]],
+    ]
+    page.table(["", ""], rows)
+    if details["micro_rows"]:
+        page.text(
+            f"The GPU's memory had no room for what was asked: passes were cut to "
+            f"{details['micro_rows']} rows."
+        )
