@@ -64,8 +64,29 @@ class RatingHead(nn.Module):
             return (rating.to(found) - found[:, 0]).square() / 2
         return cross_entropy(found, rating.long() - LOWEST, reduction="none")
 
+    @torch.no_grad()
+    def metrics(
+        self, hidden: Float[Tensor, "B D"], rating: Float[Tensor, " B"]
+    ) -> dict[str, Tensor]:
+        """`squared_error` and `absolute_error` of the clipped ŷ, `accuracy` of the nearest number
+        of stars or the class strictly on top. `table_metrics` makes RMSE and MAE of their means.
+        """
+        outputs = self.outputs(hidden).double()
+        error = rating.double() - _expected(outputs).clamp(LOWEST, HIGHEST)
+        if self.kind == "regression":
+            right = error.abs() < 0.5
+        else:
+            own = outputs.gather(1, rating.long()[:, None] - LOWEST)
+            right = (~(outputs < own)).sum(1) == 1
+        return {
+            "squared_error": error.square(),
+            "absolute_error": error.abs(),
+            "accuracy": right.double(),
+        }
+
+    @torch.no_grad()
     def stars(self, hidden: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
-        """ŷ, clipped to [1, 5]."""
+        """The prediction ŷ, clipped to [1, 5]."""
         return _expected(self.outputs(hidden)).clamp(LOWEST, HIGHEST)
 
     @classmethod
@@ -127,21 +148,8 @@ class RatingObjective:
 
     @torch.no_grad()
     def metrics(self, normed: Float[Tensor, "B T D"], batch: TaskBatch) -> dict[str, Tensor]:
-        """`squared_error` and `absolute_error` of the clipped ŷ, `accuracy` of the nearest number
-        of stars or the class strictly on top. `table_metrics` makes RMSE and MAE of their means.
-        """
-        outputs, rating = self.head.outputs(normed[:, -1]).double(), _rating(batch, normed)
-        error = rating.double() - _expected(outputs).clamp(LOWEST, HIGHEST)
-        if self.head.kind == "regression":
-            right = error.abs() < 0.5
-        else:
-            own = outputs.gather(1, rating.long()[:, None] - LOWEST)
-            right = (~(outputs < own)).sum(1) == 1
-        return {
-            "squared_error": error.square(),
-            "absolute_error": error.abs(),
-            "accuracy": right.double(),
-        }
+        """As `RatingHead.metrics`."""
+        return self.head.metrics(normed[:, -1], _rating(batch, normed))
 
     @torch.no_grad()
     def drawn(
@@ -158,7 +166,7 @@ class RatingObjective:
         return replace(batch, rating=drawn.to(batch.ids.device))
 
 
-def table_metrics(means: Mapping[str, float]) -> dict[str, float]:
+def table_metrics(means: Mapping[str, float]) -> dict[str, float | None]:
     """RMSE = √(mean squared error), MAE and accuracy from the means over samples."""
     return {
         "rmse": math.sqrt(means["squared_error"]),
