@@ -114,7 +114,7 @@ class Catalogue:
             if key in seen:
                 continue
             seen.add(key)
-            text = " ".join((title or "").split())  # a line end would end the title in a prompt
+            text = clean_title(title or "")
             if not text:
                 empty += 1
                 continue
@@ -132,6 +132,14 @@ class Catalogue:
             "titles_empty": empty,
             "titles_duplicate": duplicates,
         }
+
+
+def clean_title(title: str) -> str:
+    """A title as a catalogue holds it: one line, one space between words, empty if it has none.
+
+    A line end would end the title in a prompt.
+    """
+    return " ".join(title.split())
 
 
 def told_apart(titles: Sequence[str]) -> tuple[list[str], int]:

@@ -119,7 +119,7 @@ class _Front:
         await serve.get_replica_context().servable_object.handle(scope, receive, send)
 
 
-def application(kind: type, options: ServeOptions, *arguments: Any) -> Any:
+def application(kind: type, options: ServeOptions, *arguments: Any, gpus: float = 0) -> Any:
     """`kind(*arguments)` as the ingress of a Serve application, spoken to in plain ASGI.
 
     Args:
@@ -128,14 +128,15 @@ def application(kind: type, options: ServeOptions, *arguments: Any) -> Any:
             its constructor raises as `ConfigError` is what `deploy` says.
         options: replicas, their CPUs and their limits.
         arguments: of the constructor, in the replica.
+        gpus: of each replica.
     """
     serve: Any = importlib.import_module("ray.serve")
     # a class of this call: Serve sends it to the replicas by value
     ingress_class = serve.ingress(_Front())(type(kind.__name__, (kind,), {"__doc__": kind.__doc__}))
-    return serve.deployment(**deployment_options(options))(ingress_class).bind(*arguments)
+    return serve.deployment(**deployment_options(options, gpus))(ingress_class).bind(*arguments)
 
 
-def deployment_options(options: ServeOptions) -> Json:
+def deployment_options(options: ServeOptions, gpus: float = 0) -> Json:
     """Keywords of `@serve.deployment` for an ingress that counts its own requests.
 
     The application tells callers that it is busy, as JSON; Serve's own limit stands behind it. A
@@ -144,7 +145,8 @@ def deployment_options(options: ServeOptions) -> Json:
     room = options.max_ongoing_requests + options.max_queued_requests + RESERVE
     return {
         "num_replicas": options.replicas,
-        "ray_actor_options": {"num_cpus": options.cpus_per_replica},
+        "ray_actor_options": {"num_cpus": options.cpus_per_replica}
+        | ({"num_gpus": gpus} if gpus else {}),
         "max_ongoing_requests": room,
         "max_queued_requests": room,
         "backpressure_config": {"status_code": 503, "retry_after_s": RETRY_AFTER_S},

@@ -1,0 +1,71 @@
+"""`layer-select serve` and `layer-select deploy`: a bundle answers over HTTP.
+
+`serve` lives until it is told to stop, which is its normal end. `deploy` puts the bundle on a Ray
+that outlives it, beside what is live there until the new one answers.
+"""
+
+from layer_select.config import LayerSelectConfig
+from layer_select.export.bundle import Bundle
+from rayrun.metrics import Result
+from rayrun.ray import serve_verbs
+from rayrun.ray.serve_verbs import Service
+
+PROGRAM = "layer-select"
+
+
+def serve(config: LayerSelectConfig, out: str) -> Result:
+    """Serve a bundle until Ctrl-C or SIGTERM; prints `READY <url>` when it answers.
+
+    Args:
+        config: `inputs.bundle` is the output of `layer-select export`; `serve:` says where and how.
+        out: `result.json` is there as soon as the server answers: details `url` and `model`.
+
+    Raises:
+        ConfigError: no bundle, a damaged or newer one, one that does not reproduce its sample, an
+            engine that cannot run here, a port that is taken; nothing is running then.
+    """
+    return serve_verbs.serve(service(config), config, config.compute, config.serve, out)
+
+
+def deploy(config: LayerSelectConfig, out: str) -> Result:
+    """Put a bundle on a running Ray and return when it answers.
+
+    Args:
+        config: `inputs.bundle`; `compute` is attached, or a Ray is open in this process.
+        out: `result.json` with details `url` and `model`.
+
+    Raises:
+        ConfigError: no Ray that outlives this command, or what `serve` refuses. What was live
+            before goes on answering.
+    """
+    serve_verbs.check_outlives(config.compute, PROGRAM)
+    return serve_verbs.deploy(service(config), config, config.compute, config.serve, out)
+
+
+def plan(config: LayerSelectConfig, out: str) -> str:
+    """What would be served, where and by whom; the bundle is opened, nothing is started.
+
+    Raises:
+        ConfigError: what `serve` refuses.
+    """
+    found = service(config)
+    return "\n".join(serve_verbs.plan(found, config, config.compute, config.serve))
+
+
+def service(config: LayerSelectConfig) -> Service:
+    """The bundle, opened and verified here; each replica has it answer its sample.
+
+    Raises:
+        ConfigError: none given, missing, damaged or of a newer format.
+    """
+    from layer_select.serve.app import NAME, build
+
+    uri = serve_verbs.bundle_of(config.inputs.bundle, PROGRAM)
+    return Service(
+        PROGRAM,
+        name=NAME,
+        route="/recommend",
+        bundle=uri,
+        digest=Bundle.read(uri).digest,
+        app=lambda: build(config.serve, uri),
+    )

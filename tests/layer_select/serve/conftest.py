@@ -1,0 +1,24 @@
+"""A bundle of the trained small decoder, and the recommender that serves it."""
+
+from pathlib import Path
+
+import pytest
+from bundles import write_bundle
+
+from layer_select.export.bundle import Bundle
+from layer_select.serve.config import RecommenderServe
+from layer_select.serve.scorer import Recommender
+
+OPTIONS = RecommenderServe(port=0, cpus_per_replica=0.5, start_timeout_s=120)
+
+
+@pytest.fixture(scope="session")
+def served_bundle(tiny_config, tiny_model, tmp_path_factory) -> Path:
+    """Tests that change it work on a copy."""
+    return write_bundle(tiny_config, tiny_model, tmp_path_factory.mktemp("served") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def recommender(served_bundle) -> Recommender:
+    """With a prefix cache, which tests may fill."""
+    return Recommender(Bundle.read(str(served_bundle)), OPTIONS)
