@@ -2,9 +2,12 @@
 
 from layer_select.config import LayerSelectConfig
 from layer_select.opened import open_checkpoint
+from layer_select.sources import open_model
+from layer_select.task.head import ITEM_HEAD
 from layer_select.task.rating import RATING_HEAD
 from rayrun.config import digest_of
 from rayrun.data.sequences import open_sequences
+from rayrun.manifest import content_of
 
 
 def histories(config: LayerSelectConfig) -> dict[str, str]:
@@ -29,3 +32,32 @@ def to_score(config: LayerSelectConfig) -> dict[str, str]:
     head = checkpoint.file(RATING_HEAD) if config.task.type == "rating" else None
     of_head = {} if head is None else {"rating_head": digest_of(head.hex())}
     return {**histories(config), "model": checkpoint.digest, **of_head}
+
+
+def to_export(config: LayerSelectConfig) -> dict[str, str]:
+    """The histories, and the model that leaves with its item head: the smaller one, where there is
+    one.
+
+    Raises:
+        ConfigError: one of them is not there or cannot be read.
+    """
+    if not config.inputs.student:
+        if config.model is None and not config.inputs.model:
+            return to_score(config)
+        checkpoint = open_checkpoint(config)
+    else:
+        checkpoint = open_model(None, config.inputs.student)
+    head = checkpoint.file(ITEM_HEAD)
+    of_head = {} if head is None else {"item_head": digest_of(head.hex())}
+    return {**histories(config), "model": checkpoint.digest, **of_head}
+
+
+def to_embed(config: LayerSelectConfig) -> dict[str, str]:
+    """As `to_export`; or the histories and the bundle by its content.
+
+    Raises:
+        ConfigError: one of them is not there or cannot be read.
+    """
+    if config.inputs.bundle:
+        return {**histories(config), "bundle": content_of(config.inputs.bundle)}
+    return to_export(config)

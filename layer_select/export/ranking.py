@@ -3,7 +3,7 @@
 Shapes: N samples, B of a batch, T tokens, D width, I items, K best items.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from layer_select.decoder import Decoder
 from layer_select.export.bundle import TOP_K, best
+from layer_select.importance.execution import Execution, Streamed
 from layer_select.task.batch import TaskBatch
 from layer_select.task.ranking import rank_metrics, ranks
 from rayrun.config import Json
@@ -21,18 +22,57 @@ SAMPLES_AT_ONCE = 64
 
 @torch.no_grad()
 def last_hidden(decoder: Decoder, batch: TaskBatch) -> Float[Tensor, "B D"]:
-    """h after the last token of every row, in float32 on the CPU."""
+    """Hidden states h after the last token of every row, in float32 on the CPU."""
     x = decoder.through(decoder.start(batch.ids, batch.mask))
     return decoder.finish(x[:, -1:])[:, 0].float().cpu()
 
 
+@torch.no_grad()
 def hidden_of(
-    decoder: Decoder, batches: Sequence[TaskBatch]
+    decoder: Decoder, batches: Sequence[TaskBatch], memory_bytes: int = 0
 ) -> tuple[Float[Tensor, "N D"], Int64[Tensor, " N"]]:
-    """h and the target of every sample, in the order of their numbers."""
-    hidden = torch.cat([last_hidden(decoder, batch) for batch in batches])
+    """Hidden states h and targets of all samples, in the order of their numbers.
+
+    Args:
+        decoder: of the model.
+        batches: of a part of the task.
+        memory_bytes: residual streams that may be held at once: as many batches as fit go through
+            a block while its weights are there. 0: one at a time.
+    """
+    found: list[Tensor] = []
+    for group in _groups(batches, int(decoder.config.hidden_size), memory_bytes):
+        starts = [decoder.start(batch.ids, batch.mask) for batch in group]
+        states = [start.hidden for start in starts]
+        for index in range(decoder.num_layers):
+            with decoder.block(index) as block:
+                for at, start in enumerate(starts):
+                    states[at] = block(states[at], **start.calls[index])
+        found += [decoder.finish(x[:, -1:])[:, 0].float().cpu() for x in states]
     order = torch.cat([batch.sample for batch in batches]).argsort()
-    return hidden[order], torch.cat([batch.target for batch in batches])[order]
+    return torch.cat(found)[order], torch.cat([batch.target for batch in batches])[order]
+
+
+def _groups(
+    batches: Sequence[TaskBatch], width: int, memory_bytes: int
+) -> Iterator[list[TaskBatch]]:
+    group: list[TaskBatch] = []
+    held = 0
+    for batch in batches:
+        rows, tokens = batch.ids.shape
+        needed = 4 * rows * tokens * (2 * width + tokens)  # the stream twice, and a mask
+        if group and held + needed > memory_bytes:
+            yield group
+            group, held = [], 0
+        group.append(batch)
+        held += needed
+    yield group
+
+
+def in_one_process(execution: Execution) -> Execution:
+    """Blocks shared out over workers are streamed where there is but one, or each has its own."""
+    if execution.type == "zero3":
+        return Streamed(activation_bytes=execution.activation_bytes)
+    return execution
 
 
 @dataclass(frozen=True)

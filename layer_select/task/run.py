@@ -206,10 +206,10 @@ class RecommendationTask:
         return self.task.type == "likelihood"
 
     def _batch(self, rows: Sequence[tuple[int, Sample, list[int]]]) -> TaskBatch:
-        ids, mask = _left_padded([row for _, _, row in rows])
+        ids, mask = left_padded([row for _, _, row in rows])
         target_ids = target_valid = None
         if self._continues:
-            target_ids, there = _left_padded([self.prompts.items[s.item] for _, s, _ in rows])
+            target_ids, there = left_padded([self.prompts.items[s.item] for _, s, _ in rows])
             target_valid = there.bool()
         answers = self.task.type == "yes_no"
         rating = None
@@ -226,7 +226,7 @@ class RecommendationTask:
         )
 
 
-def _left_padded(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and a mask. What stands at padding is never seen; 0 is a token of any vocabulary."""
     length = max(map(len, rows))
     ids = torch.zeros(len(rows), length, dtype=torch.int64)
