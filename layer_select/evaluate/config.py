@@ -94,6 +94,8 @@ class Narrow(Config):
     """A narrower decoder distilled by the section `heal:`, the traditional way to a small model."""
 
     type: Literal["narrow"] = "narrow"
+    layers: NonNegativeInt = 0
+    """0: as many as the student has."""
     width: PositiveInt = 512
     feed_forward: PositiveInt = 1024
     heads: PositiveInt = 8

@@ -92,7 +92,7 @@ def questions(sequences: Sequences, part: str) -> list[Question]:
     if sequences.rated is not None:
         rated = sequences.rated
         rows = np.flatnonzero((rated.part == PARTS.index(part)) & (rated.label == 1))
-        pairs = [(rated.history[row], int(rated.item[row])) for row in rows]
+        pairs = [(rated.history[row], int(rated.item[row])) for row in rows.tolist()]
         return [(history, item) for history, item in pairs if len(history)]
     last = 1 if part == "test" else 2
     return [(items[:-last], int(items[-last])) for items in sequences.histories]
