@@ -4,17 +4,17 @@ set of layers.
     v(S) = mean over samples of the loss of norm((f_{s_k} ∘ … ∘ f_{s_1})(x_0)),  S = {s_1 < … < s_k}
 
 Sets that begin with the same layers share the hidden states after them. The sets of one call are
-visited in lexicographic order, so that each follows the one it shares most with: the tree of
-prefixes is walked depth first, and a prefix is computed once for as long as its state is kept. For
-a round of a greedy search over m layers that is (m−1) + m(m−1)/2 runs of a block in place of
-m(m−1), with the states of one micro-batch in memory; what else fits serves the next round.
+taken in lexicographic order, so that each follows the one it shares most with, and a prefix is
+computed once for as long as its state is kept. For a round of a greedy search over m layers that is
+(m−1) + m(m−1)/2 runs of a block in place of m(m−1); what else fits in memory serves the next round.
+Where a block's weights are read or gathered when they are needed, the sets of a call go through it
+together (`layer_select.traversal`).
 
 Shapes: N samples of all workers, L layers, K metrics.
 """
 
 import itertools
 import json
-from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from layer_select.decoder import Decoder
+from layer_select.traversal import DepthFirst, LayerMajor, Layers, Traversal, common
 from rayrun.config import ConfigError
 from rayrun.ray.worker import Worker
-
-Layers = tuple[int, ...]
-"""A set of layers, in the order of the model."""
 
 MEMORY_BYTES = 1 << 30
 FORMAT_VERSION = 1
@@ -67,7 +65,8 @@ class Coalitions:
             journal: JSONL file, written by rank 0, that a later object of the same `key` goes on
                 from; None on all ranks or on none.
             key: what the values depend on (digests of model and task, the part).
-            memory_bytes: of hidden states kept between sets; more is computed again.
+            memory_bytes: of hidden states kept between sets, and of a decoder that streams also of
+                those on their way; what does not fit is computed again, in more groups.
 
         Raises:
             ConfigError: there is no batch, or the journal is of another key.
@@ -91,8 +90,11 @@ class Coalitions:
         self._order = torch.cat(dealt).argsort()
         self.metric_names = self._names(batches[0])
         self._values: dict[Layers, Float64[Tensor, "N K"]] = {}
-        self._cache = _States(memory_bytes)
-        self._runs: Counter[Layers] = Counter()
+        self._traversal: Traversal = (
+            LayerMajor(decoder, self._score, memory_bytes, batches, worker.world_size)
+            if decoder.streams
+            else DepthFirst(decoder, self._score, memory_bytes)
+        )
         self._naive = 0
         self._evaluated = 0
         self._journal = _Journal(journal, key, self._shape) if journal is not None else None
@@ -120,7 +122,7 @@ class Coalitions:
 
         Prefixes that were computed again are counted as often as they were.
         """
-        return self._total(sum(self._runs.values()))
+        return self._total(sum(self._traversal.runs.values()))
 
     @property
     def naive_evaluations(self) -> int:
@@ -131,7 +133,15 @@ class Coalitions:
     def rebuilt(self) -> int:
         """Those of `evaluations` that repeat an earlier one, for want of memory (a collective)."""
         mine = len(self._mine)
-        return self._total(sum(max(0, runs - mine) for runs in self._runs.values()))
+        counts = self._traversal.runs.values()
+        return self._total(sum(max(0, runs - mine) for runs in counts))
+
+    @property
+    def block_reads(self) -> int:
+        """Times that a block's weights were read or gathered, over all workers (a collective); 0 of
+        a decoder whose weights are in place.
+        """
+        return self._total(self._traversal.reads)
 
     def evaluate(self, coalitions: Iterable[Iterable[int]]) -> None:
         """Measure all these sets that are not known yet. A collective.
@@ -141,7 +151,7 @@ class Coalitions:
             ConfigError: a loss is not finite.
         """
         todo = sorted({self._layers(c) for c in coalitions} - self._values.keys())
-        shared = [*(_common(a, b) for a, b in itertools.pairwise(todo)), 0]
+        shared = [*(common(a, b) for a, b in itertools.pairwise(todo)), 0]
         for begin in range(0, len(todo), AT_ONCE):
             chunk = slice(begin, begin + AT_ONCE)
             found = self._measure(todo[chunk], shared[chunk])
@@ -197,7 +207,7 @@ class Coalitions:
         return self.num_samples, 1 + len(self.metric_names)
 
     def _measure(self, todo: Sequence[Layers], shared: Sequence[int]) -> list[Tensor]:
-        parts = [self._walk(number, batch, todo, shared) for number, batch in self._mine]
+        parts = self._traversal.measure(self._mine, todo, shared)
         width = self._shape[1]
         mine = torch.cat([torch.empty(0, len(todo), width, dtype=torch.float64), *parts])
         self._naive += sum(map(len, todo)) * len(self._mine)
@@ -213,28 +223,8 @@ class Coalitions:
             )
         return list(values.unbind(1))
 
-    @torch.no_grad()
-    def _walk(
-        self, number: int, batch: Any, todo: Sequence[Layers], shared: Sequence[int]
-    ) -> Float64[Tensor, "B C K"]:
-        """All sets on one micro-batch; the state after the `shared` first layers of a set is what
-        the next begins with.
-        """
-        start = self._decoder.start(batch.ids, batch.mask)
-        columns: list[Tensor] = []
-        for kept, common in zip(todo, shared, strict=True):
-            depth, x = self._cache.longest(number, kept)
-            x = start.hidden if x is None else x
-            for here in range(depth, len(kept)):
-                with self._decoder.block(kept[here]) as block:
-                    x = block(x, **start.calls[kept[here]])
-                self._runs[kept[: here + 1]] += 1
-                if here < common:
-                    self._cache.keep(number, kept[: here + 1], x)
-            columns.append(self._score(self._decoder.finish(x), batch))
-        return torch.stack(columns, dim=1)
-
-    def _score(self, normed: Tensor, batch: Any) -> Float64[Tensor, "B K"]:
+    def _score(self, last: Tensor, batch: Any) -> Float64[Tensor, "B K"]:
+        normed = self._decoder.finish(last)
         metrics = self._objective.metrics(normed, batch)
         values = [self._objective.loss(normed, batch), *(metrics[n] for n in self.metric_names)]
         return torch.stack([value.detach().double().cpu() for value in values], dim=-1)
@@ -255,40 +245,6 @@ class Coalitions:
         )
         for mask, known in zip(masks, values, strict=True):
             self._values[tuple(mask.nonzero().flatten().tolist())] = known
-
-
-def _common(a: Layers, b: Layers) -> int:
-    """How many first layers two sets share."""
-    for depth, (one, other) in enumerate(zip(a, b, strict=False)):
-        if one != other:
-            return depth
-    return min(len(a), len(b))
-
-
-class _States:
-    """Hidden states by micro-batch and prefix; the least recently used goes when room is needed."""
-
-    def __init__(self, memory_bytes: int) -> None:
-        self._memory = self._room = memory_bytes
-        self._kept: OrderedDict[tuple[int, Layers], Tensor] = OrderedDict()
-
-    def longest(self, batch: int, kept: Layers) -> tuple[int, Tensor | None]:
-        """The state after the longest prefix of `kept` that is here, and the prefix's length."""
-        for depth in range(len(kept), 0, -1):
-            entry = (batch, kept[:depth])
-            if entry in self._kept:
-                self._kept.move_to_end(entry)
-                return depth, self._kept[entry]
-        return 0, None
-
-    def keep(self, batch: int, prefix: Layers, state: Tensor) -> None:
-        if state.nbytes > self._memory:
-            return
-        while state.nbytes > self._room:
-            _, oldest = self._kept.popitem(last=False)
-            self._room += oldest.nbytes
-        self._room -= state.nbytes
-        self._kept[batch, prefix] = state
 
 
 class _Journal:

@@ -25,7 +25,6 @@ from layer_select.importance import (
     Taylor,
 )
 from layer_select.importance.execution import Execution, Whole
-from layer_select.importance.method import ByRemoval
 from layer_select.pretrain.config import Pretrain
 from layer_select.selection import Select
 from layer_select.serve.config import RecommenderServe
@@ -73,17 +72,6 @@ class Score(Config):
             raise ValueError("methods: at least one method is required")
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise ValueError(f"methods must give each score once, found twice: {', '.join(twice)}")
-        return self
-
-    @model_validator(mode="after")
-    def _can_be_removed(self) -> "Score":
-        removal = [m.keys[0] for m in self.methods if isinstance(m, ByRemoval)]
-        if self.execution.type == "zero3" and removal:
-            raise ValueError(
-                "execution: zero3 gathers blocks on all workers at the same moment, which methods "
-                f"that leave layers out cannot keep to; leave out {', '.join(removal)}, or choose "
-                "whole or streamed"
-            )
         return self
 
 

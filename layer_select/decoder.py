@@ -33,6 +33,11 @@ class Start:
 class Decoder:
     """A causal language model of `transformers`, in evaluation mode, with its blocks apart."""
 
+    streams: bool = False
+    """Entering a block reads or gathers its weights: enter it seldom, with much work."""
+    together: bool = False
+    """Entering a block is a collective of all workers."""
+
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.eval()
         self.config: Any = model.config

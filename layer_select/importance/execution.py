@@ -16,13 +16,14 @@ class Whole(Config):
 class Streamed(Config):
     """Every worker holds one block at a time, read from the checkpoint when it is needed.
 
-    The blocks are read twice for every chunk of micro-batches, forward and backward.
+    The blocks are read twice for every chunk of micro-batches, forward and backward; where sets of
+    layers are evaluated, once for all sets and micro-batches whose states fit in memory.
     """
 
     type: Literal["streamed"] = "streamed"
     activation_bytes: PositiveInt = 2 * 2**30
-    """Memory for the residual streams of a chunk: as many micro-batches go through a block while it
-    is there as fit."""
+    """Memory for residual streams: as many micro-batches, or sets of layers, go through a block
+    while it is there as fit."""
 
 
 class Zero3(Config):

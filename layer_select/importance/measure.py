@@ -66,12 +66,12 @@ def measure(
             parts, spent = observers[name].found(gathered), seconds.pop(name, 0.0)
         elif isinstance(method, ByRemoval):
             removal = removal or coalitions()
-            before = removal.evaluations
+            before = removal.evaluations, removal.block_reads
             parts = method.by_removal(removal)
-            runs = removal.evaluations - before
-            parts = {
-                k: replace(p, details={**p.details, "block_runs": runs}) for k, p in parts.items()
-            }
+            told = {"block_runs": removal.evaluations - before[0]}
+            if decoder.streams:
+                told["block_reads"] = removal.block_reads - before[1]
+            parts = {k: replace(p, details={**p.details, **told}) for k, p in parts.items()}
             spent = (time.monotonic() - started) * worker.world_size
         else:
             assert isinstance(method, Combined)

@@ -4,12 +4,14 @@
     streamed  outside + one block                    + activations
     zero3     outside + blocks / workers + one block + activations
 
-    activations = residual streams of a chunk + one block's forward and backward pass
-                + gradients of single samples + what the methods keep
+    activations = residual streams of a chunk, or hidden states that sets of layers share, if more
+                + one block's forward and backward pass + gradients of single samples
+                + what the methods keep
 
 Shapes: L layers, B samples and T tokens of a micro-batch, D hidden width, W workers.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +19,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from layer_select.coalitions import MEMORY_BYTES
 from layer_select.importance.angular import Angular
+from layer_select.importance.attention_concentration import AttentionConcentration
 from layer_select.importance.cka import Cka
 from layer_select.importance.execution import Execution
 from layer_select.importance.gradients import FORMED_BYTES
-from layer_select.importance.method import MethodConfig, Need, Observed, Variant
+from layer_select.importance.kernel_shap import KernelShap
+from layer_select.importance.method import ByRemoval, MethodConfig, Need, Observed, Variant
+from layer_select.importance.shapley import Shapley
 from rayrun.object_store import human
 
 
@@ -44,6 +50,11 @@ class Sizes:
     """Parameters of the largest linear map."""
     itemsize: int
     """Bytes of a number."""
+    eager: bool = False
+    """Attention forms all its weights, heads × T² of a sample: families without another, and
+    float64."""
+    head_width: int = 0
+    """E, of a head of queries."""
 
     @classmethod
     def of(cls, model: Any) -> "Sizes":
@@ -55,6 +66,7 @@ class Sizes:
         config = model.config
         routed = getattr(config, "num_experts_per_tok", 0) or 0
         expert = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
+        size = torch.empty(0, dtype=next(model.parameters()).dtype).element_size()
         return cls(
             layers=len(counts),
             width=config.hidden_size,
@@ -67,7 +79,10 @@ class Sizes:
             linear_outputs=sum(m.out_features for m in linear)
             + routed * (2 * expert + config.hidden_size),
             largest_linear=max(m.weight.numel() for m in linear),
-            itemsize=torch.empty(0, dtype=next(model.parameters()).dtype).element_size(),
+            itemsize=size,
+            eager=config._attn_implementation == "eager" or size == 8,
+            head_width=getattr(config, "head_dim", None)
+            or config.hidden_size // config.num_attention_heads,
         )
 
 
@@ -141,11 +156,18 @@ def memory(
                 "one block": block,
             }
     inner = places * (sizes.linear_inputs + sizes.linear_outputs + 10 * sizes.width) * size
-    inner += rows * sizes.heads * tokens**2 * (size * 3 + 4)
-    backward = places * sizes.linear_outputs * size + rows * sizes.heads * tokens**2 * size * 2
+    backward = places * sizes.linear_outputs * size
+    if sizes.eager:
+        inner += rows * sizes.heads * tokens**2 * (size * 3 + 4)
+        backward += rows * sizes.heads * tokens**2 * size * 2
+    else:
+        inner += 2 * rows * tokens**2 * size  # two masks, whatever the heads
+    shared = _shared(execution, methods, sizes.layers, stream, -(-batches // workers))
+    shared -= chunk * one_batch
     parts = {
         **weights,
         f"residual streams ({chunk} × (L + 1 + {variants}) × B·T·D)": chunk * one_batch,
+        **({"hidden states that sets of layers share, beyond": shared} if shared > 0 else {}),
         "one block, forward and backward": inner + (backward if "backward" in needs else 0),
     }
     if needs & {"squares", "absolutes", "products"}:
@@ -153,6 +175,11 @@ def memory(
         at_once = max(1, min(rows, FORMED_BYTES // formed))
         copies = 3 if "absolutes" in needs else 1
         parts["gradients of single samples"] = at_once * formed * copies
+    for method in observers:
+        if isinstance(method, AttentionConcentration):
+            seen = 2 * places * sizes.heads * sizes.head_width * size
+            seen += sizes.heads * (min(method.rows, tokens) * 5 + sizes.head_width) * tokens * 8
+            parts["queries, keys and single rows of attention"] = seen
     if pairs := max([_pairs(sizes, m, rows, tokens) for m in observers], default=0):
         parts["pairs of layers"] = pairs
     if items:
@@ -168,6 +195,28 @@ def chunk_of(execution: Execution, one_batch: int, batches: int, workers: int) -
     if execution.type == "whole":
         return 1
     return max(1, min(execution.activation_bytes // max(1, one_batch), -(-batches // workers)))
+
+
+def removal_bytes(execution: Execution) -> int:
+    """Memory for hidden states that sets of layers share."""
+    return MEMORY_BYTES if execution.type == "whole" else execution.activation_bytes
+
+
+def _shared(
+    execution: Execution, methods: Sequence[MethodConfig], layers: int, stream: int, batches: int
+) -> int:
+    """What the methods by removal keep of it: at most the states of all prefixes of their sets."""
+    states = 0
+    for method in methods:
+        if isinstance(method, Shapley | KernelShap):
+            exact = 2**layers if method.exact else math.inf
+            drawn = (
+                method.permutations * layers if isinstance(method, Shapley) else method.coalitions
+            )
+            states = max(states, min(exact, drawn * layers))
+        elif isinstance(method, ByRemoval):
+            states = max(states, layers + 1)
+    return int(min(removal_bytes(execution), states * stream * batches))
 
 
 def _needs(methods: Sequence[MethodConfig]) -> tuple[frozenset[Need], int]:

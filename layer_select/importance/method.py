@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from layer_select.importance.attention_rows import Attended
 from rayrun.config import Config, Json
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 Need = Literal["backward", "squares", "absolutes", "products", "attention"]
 """What the pass computes for an observer beside the residual stream: the backward pass itself, and
 of the gradients of each sample |g_n|², Σ|g_n w|, or the signed sums Σ_n g_n w; the
-attention weights."""
+queries and keys of the attention."""
 
 
 @dataclass(frozen=True)
@@ -146,17 +147,8 @@ class Observer:
     def states(self, micro: Micro, states: Sequence[Float[Tensor, "B T D"]]) -> None:
         """The residual stream x_0 … x_L, before the final norm."""
 
-    def attention(
-        self,
-        micro: Micro,
-        layer: int,
-        weights: Float[Tensor, "B H T T"],
-        visible: Tensor,
-    ) -> None:
-        """Attention weights of a layer; `visible` (B × 1 × T × T) says which keys a row may see.
-
-        Rows of a model with learned sinks sum to less than 1.
-        """
+    def attention(self, micro: Micro, layer: int, attended: Attended) -> None:
+        """What a layer's attention works with; weights of single rows are had from it."""
 
     def gradient(self, micro: Micro, layer: int, found: BlockGradient) -> None:
         """Gradients of one loss in a layer, from the last layer to the first."""

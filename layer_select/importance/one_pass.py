@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from layer_select.decoder import Decoder, Start
+from layer_select.importance.attention_rows import watched
 from layer_select.importance.gradients import trace
 from layer_select.importance.journal import Journal, Part
 from layer_select.importance.method import (
@@ -68,7 +69,7 @@ class OnePass:
         """Nothing runs yet.
 
         Args:
-            decoder: the model; with attention weights observed, one with eager attention.
+            decoder: the model.
             objective: the task's, of this decoder.
             observers: by name of the clock that tells what each costs.
             worker: this process among the workers.
@@ -153,22 +154,12 @@ class OnePass:
         if not self._attention:
             yield
             return
-        seen: list[Tensor | None] = []
-        module = next(m for m in block.modules() if type(m).__name__.endswith("Attention"))
-        handle = module.register_forward_hook(lambda _m, _inputs, output: seen.append(output[1]))
-        try:
+        with watched(block, work.micro.mask) as seen:
             yield
-        finally:
-            handle.remove()
-        if not seen or seen[0] is None:
-            raise ValueError(
-                "attention_concentration needs a decoder that tells its attention weights: load it "
-                f"with eager attention (it has {self.decoder.config._attn_implementation!r})"
-            )
-        visible = _visible(work.start.calls[layer].get("attention_mask"), work.micro.mask)
+        (attended,) = seen
         for name in self._attention:
             with self._timed(name):
-                self.observers[name].attention(work.micro, layer, seen[0], visible)
+                self.observers[name].attention(work.micro, layer, attended)
 
     def _losses(self, work: _Work) -> None:
         """The loss of each variant, and its gradient at the last residual state."""
@@ -329,16 +320,6 @@ class OnePass:
         for text in self._texts(json.dumps(mine)):
             total = _added(total, json.loads(text))
         return total
-
-
-def _visible(mask: Tensor | None, real: Tensor) -> Tensor:
-    """B × 1 × T × T: which keys a row may see, from the mask that the block is given."""
-    tokens = real.shape[1]
-    if mask is None:
-        causal = torch.ones(tokens, tokens, dtype=torch.bool, device=real.device).tril()
-        return (causal & real.bool()[:, None, None, :]).expand(len(real), 1, tokens, tokens)
-    seen = mask if mask.dtype == torch.bool else mask > max(torch.finfo(mask.dtype).min / 2, -1e30)
-    return seen[..., :tokens].expand(len(real), 1, tokens, tokens)
 
 
 def _added(left: Mapping[str, float], right: Mapping[str, float]) -> dict[str, float]:

@@ -18,10 +18,9 @@ from safetensors.torch import save as save_tensors
 from layer_select.coalitions import Coalitions
 from layer_select.config import LayerSelectConfig
 from layer_select.importance.agreement import agreement, all_concentrations
-from layer_select.importance.attention_concentration import AttentionConcentration
 from layer_select.importance.journal import Journal
 from layer_select.importance.measure import Measured, measure
-from layer_select.importance.memory import Memory, Sizes, memory
+from layer_select.importance.memory import Memory, Sizes, memory, removal_bytes
 from layer_select.importance.report import report
 from layer_select.opened import DTYPES, Opened, decoder_of, open_inputs, open_on_worker, with_model
 from layer_select.scores import FORMAT_VERSION, Scores
@@ -133,13 +132,12 @@ def on_worker(worker: Worker, argument: Json) -> Json:
 
 def _measure(worker: Worker, config: LayerSelectConfig, opened: Opened, argument: Json) -> Measured:
     section = config.score
-    attention = any(isinstance(m, AttentionConcentration) for m in section.methods)
     decoder = decoder_of(
         opened.checkpoint,
         section.execution,
         dtype=section.dtype,
         device=worker.device,
-        attention="eager" if attention else "sdpa",
+        attention="sdpa",
     )
     objective = opened.task.objective(decoder)
     batches = opened.task.batches("calibration")
@@ -148,7 +146,15 @@ def _measure(worker: Worker, config: LayerSelectConfig, opened: Opened, argument
 
     def coalitions() -> Coalitions:
         journal = None if local is None else local / "coalitions.jsonl"
-        return Coalitions(decoder, objective, batches, worker, journal=journal, key=argument["key"])
+        return Coalitions(
+            decoder,
+            objective,
+            batches,
+            worker,
+            journal=journal,
+            key=argument["key"],
+            memory_bytes=removal_bytes(section.execution),
+        )
 
     return measure(
         section.methods,
@@ -177,7 +183,7 @@ def memory_of(config: LayerSelectConfig, opened: Opened, kind: str = "") -> Memo
         execution = {"whole": Whole, "streamed": Streamed, "zero3": Zero3}[kind]()
     batches = opened.task.batches("calibration")
     return memory(
-        Sizes.of(skeleton(opened.checkpoint.config, DTYPES[config.score.dtype])),
+        Sizes.of(skeleton(opened.checkpoint.config, DTYPES[config.score.dtype], "sdpa")),
         execution,
         config.score.methods,
         rows=max(batch.size for batch in batches),

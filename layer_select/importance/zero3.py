@@ -20,6 +20,8 @@ from rayrun.ray import deepspeed as floor
 class Zero3Decoder(Decoder):
     """Blocks partitioned over the process group, gathered one at a time."""
 
+    streams = together = True
+
     def __init__(self, decoder: Decoder, device: torch.device) -> None:
         """Take a decoder's blocks over, one by one: of a streamed one only one is whole at a time.
 

@@ -39,10 +39,12 @@ def report(config: LayerSelectConfig, plan: Plan, metric: str, task: Json, model
         )
     _steps(page, plan, metric)
     if plan.cost:
+        reads = plan.cost.get("block_reads")
         page.text(
             f"{plan.cost['evaluations']:,} runs of a layer on a micro-batch "
             f"({plan.cost['rebuilt']:,} of them repeat an earlier one whose state was not kept), "
             f"{plan.cost['ratio']:.2f} of the {plan.cost['naive']:,} without shared prefixes."
+            + (f" Weights of a layer were read {reads:,} times." if reads else "")
         )
     if plan.baselines:
         page.heading("Beside other choices")

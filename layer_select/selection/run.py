@@ -13,6 +13,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from layer_select.coalitions import Coalitions
 from layer_select.config import LayerSelectConfig
 from layer_select.decoder import Decoder
@@ -157,6 +159,8 @@ def on_worker(worker: Worker, argument: Json) -> Json:
     naive = calibration.naive_evaluations
     done, rebuilt = calibration.evaluations, calibration.rebuilt
     cost = {"evaluations": done, "rebuilt": rebuilt, "naive": naive, "ratio": done / max(1, naive)}
+    if decoder.streams:
+        cost["block_reads"] = calibration.block_reads
     plan = plan.model_copy(update={"cost": cost})
     return {"plan": plan.to_dict(), "peak_memory_bytes": peak_memory_of(worker)}
 
@@ -190,10 +194,14 @@ class _Measured:
     def times(self, repeats: int) -> Json:
         """Rank 0's, the same on all workers; those of an interrupted run stand."""
         place = storage.join(self._argument["state"], "times.json")
-        if self._worker.rank == 0 and not storage.exists(place):
+        first = self._worker.rank == 0
+        missing = torch.tensor(float(first and not storage.exists(place)), dtype=torch.float64)
+        needed = bool(self._worker.sum(missing.to(self._worker.device)))
+        if needed and (first or self._decoder.together):
             longest = self._opened.task.batches("calibration")[-1]
             found = timed(self._decoder, self._objective, longest, repeats)
-            storage.write_bytes(place, json.dumps(found).encode())
+            if first:
+                storage.write_bytes(place, json.dumps(found).encode())
         self._worker.barrier()
         return json.loads(storage.read_bytes(place))
 

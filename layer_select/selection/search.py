@@ -1,7 +1,7 @@
 """What a strategy sees while it searches: the sets it may choose, what they lose, and a notebook.
 
 A strategy decides on the calibration samples. Every step it takes is noted with the loss there and,
-on the validation samples, loss and metrics; early stopping watches the latter.
+on the validation samples, loss and metrics; early stopping watches the latter as it goes.
 """
 
 import math
@@ -93,7 +93,7 @@ class Search:
         self._metric = metric
         self.room, self.calibration, self.validation = room, calibration, validation
         self._scores, self._angular = scores or {}, angular
-        self.history: list[Json] = []
+        self._history: list[Json] = []
         self.stopped = ""
         """Why the search ended before its budget; empty where it did not."""
         self._asked: set[Layers] = set()
@@ -102,6 +102,18 @@ class Search:
     def full(self) -> Layers:
         """All layers."""
         return tuple(range(self.room.num_layers))
+
+    @property
+    def history(self) -> list[Json]:
+        """All steps, with what the validation samples say of them: measured now, all together, as
+        far as nothing had to watch them earlier.
+        """
+        if self.validation is not None:
+            pending = [step for step in self._history if not step["metrics"]]
+            self.validation.evaluate([step["kept"] for step in pending])
+            for step in pending:
+                self._watch(step)
+        return self._history
 
     def losses(self, sets: Sequence[Layers]) -> list[float]:
         """Mean calibration loss of each set."""
@@ -119,7 +131,7 @@ class Search:
         each = self.calibration.losses(kept)
         increase = each - self.calibration.losses(self.full)
         step: Json = {
-            "step": len(self.history),
+            "step": len(self._history),
             "kept": list(kept),
             **({"added": list(added)} if added else {}),
             **({"removed": list(removed)} if removed else {}),
@@ -130,11 +142,14 @@ class Search:
             "metrics": {},
             "evaluations": len(self._asked),
         }
-        if self.validation is not None:
-            found = self.validation.metrics(kept)
-            step["metrics"] = {"loss": self.validation.loss(kept), **found}
-        self.history.append(step)
+        self._history.append(step)
         return step
+
+    def _watch(self, step: Json) -> None:
+        """Fill in what the validation samples say of a step."""
+        if self.validation is not None and not step["metrics"]:
+            found = self.validation.metrics(step["kept"])
+            step["metrics"] = {"loss": self.validation.loss(step["kept"]), **found}
 
     def scores(self, method: str) -> list[float]:
         """Importance of each layer.
@@ -176,6 +191,7 @@ class Search:
         Raises:
             ConfigError: there are no validation samples, or the task has no such metric.
         """
+        self._watch(step)
         known = step["metrics"]
         if not known:
             raise ConfigError(
@@ -190,11 +206,7 @@ class Search:
 
     def retained(self, step: Json, metric: str) -> float:
         """Share of the full model's validation value: its inverse where less is better."""
-        full = self.full
-        of_full: Json = {"metrics": {}}
-        if self.validation is not None:
-            found = self.validation.metrics(full)
-            of_full["metrics"] = {"loss": self.validation.loss(full), **found}
+        of_full: Json = {"kept": list(self.full), "metrics": {}}
         here, whole = self.watched(step, metric), self.watched(of_full, metric)
         if whole == 0 or (whole < 0 and here == 0):
             raise ConfigError(

@@ -52,6 +52,8 @@ def stream(
 class StreamedDecoder(Decoder):
     """A decoder whose blocks lie on the meta device except while they are worked on."""
 
+    streams = True
+
     def __init__(
         self,
         checkpoint: Checkpoint,

@@ -30,8 +30,14 @@ class _ParametersOnMeta(TorchFunctionMode):
 def skeleton(
     config: Any, dtype: torch.dtype = torch.float32, attention: Attention = "eager"
 ) -> PreTrainedModel:
-    """The model of `config` with its parameters (tied ones tied) on the meta device."""
+    """The model of `config` with its parameters (tied ones tied) on the meta device.
+
+    Families with learned sinks or capped logits (gpt-oss, Gemma 2) have eager attention only, and
+    get it.
+    """
     own = copy.deepcopy(config)  # the model writes its type and its attention into it
+    if not AutoModelForCausalLM._model_mapping[type(config)]._supports_sdpa:
+        attention = "eager"
     with _ParametersOnMeta(), no_init_weights():
         model = AutoModelForCausalLM.from_config(own, dtype=dtype, attn_implementation=attention)
     model.tie_weights()  # part of the initialisation that was skipped

@@ -49,7 +49,7 @@ def measure(checkpoint, execution, methods):
 
     thread = threading.Thread(target=watch)
     thread.start()
-    decoder = (load if execution.type == "whole" else stream)(checkpoint)
+    decoder = (load if execution.type == "whole" else stream)(checkpoint, attention="sdpa")
     rows, tokens = 4, 128
     ids = torch.randint(3, 500, (rows, tokens))
     batch = TaskBatch(ids, torch.ones_like(ids), torch.arange(rows), ids[:, 0])

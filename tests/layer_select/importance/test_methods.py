@@ -181,56 +181,40 @@ def test_cka_says_what_it_needs():
 # Attention
 
 
-def causal(rows: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    mask = torch.ones(rows, tokens, dtype=torch.int64)
-    return mask, torch.ones(rows, 1, tokens, tokens, dtype=torch.bool).tril()
-
-
 def test_uniform_attention_scores_zero_and_one_key_scores_one():
-    mask, visible = causal(1, 6)
-    uniform = visible[:, 0][:, None] / visible.sum(-1, keepdim=True).double()
-    assert concentration(uniform, visible, mask).abs() < 1e-12
-    one_hot = torch.zeros(1, 2, 6, 6, dtype=torch.float64)
+    visible = torch.ones(6, 6, dtype=torch.bool).tril()
+    uniform = (visible / visible.sum(-1, keepdim=True).double())[None]
+    assert concentration(uniform, visible).abs() < 1e-12
+    one_hot = torch.zeros(2, 6, 6, dtype=torch.float64)
     one_hot[..., 0] = 1
-    assert (concentration(one_hot, visible, mask) - 1).abs() < 1e-12
+    assert (concentration(one_hot, visible) - 1).abs() < 1e-12
 
 
-def test_sinks_that_the_softmax_knows_are_renormalised_and_first_tokens_can_be_left_out():
-    mask, visible = causal(2, 8)
-    mask[1, :2] = 0
-    visible = visible & mask.bool()[:, None, None, :]
-    logits = drawn(2, 3, 8, 8).masked_fill(~visible, -1e30)
-    logits[:, :, 0] = logits[:, :, 0].clamp(min=-1e29)
-    weights = logits.softmax(-1)
-    found = concentration(weights, visible, mask)
-    torch.testing.assert_close(concentration(0.4 * weights, visible, mask), found)
-    expected = []
-    for n, first in ((0, 0), (1, 2)):
-        values = []
-        for head in range(3):
-            for row in range(first + 1, 8):
-                a = weights[n, head, row, first : row + 1]
-                values.append(1 + (a * a.log()).sum() / math.log(len(a)))
-        expected.append(torch.stack(values).mean())
-    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=0)
+@pytest.mark.parametrize("first", [0, 2])
+def test_sinks_that_the_softmax_knows_are_renormalised_and_first_tokens_can_be_left_out(first):
+    """`first`: tokens of padding."""
+    visible = torch.ones(8, 8, dtype=torch.bool).tril()[first:] & (torch.arange(8) >= first)
+    weights = drawn(3, len(visible), 8).masked_fill(~visible, -1e30).softmax(-1)
+    found = concentration(weights, visible)
+    torch.testing.assert_close(concentration(0.4 * weights, visible), found)
+    values = []
+    for head in range(3):
+        for row in range(1, len(visible)):
+            a = weights[head, row, first : first + row + 1]
+            values.append(1 + (a * a.log()).sum() / math.log(len(a)))
+    torch.testing.assert_close(found, torch.stack(values).mean(), rtol=1e-9, atol=0)
     inflated = weights.clone()
-    inflated[:, :, :, 2] += 50
-    inflated = inflated * visible / (inflated * visible).sum(-1, keepdim=True).clamp(min=1e-9)
-    assert (concentration(inflated, visible, mask) > found + 0.3).all()
-    place = mask.cumsum(1)
-    keys = visible & (place > 4)[:, None, None, :]
-    without = concentration(weights, keys, mask)
-    inflated_before = weights.clone()
-    inflated_before[:, :, :, :3] += 50
-    torch.testing.assert_close(concentration(inflated_before, keys, mask), without)
+    inflated[:, :, 2] += 50
+    assert concentration(inflated / inflated.sum(-1, keepdim=True), visible) > found + 0.3
+    keys = visible & (torch.arange(8) >= first + 4)
+    inflated[:, :, : first + 4] += 50
+    torch.testing.assert_close(concentration(inflated, keys), concentration(weights, keys))
 
 
 def test_attention_over_too_few_keys_is_refused():
-    mask, visible = causal(1, 1)
-    with pytest.raises(
-        ValueError, match="at least two visible tokens beyond the sinks, found one of 1"
-    ):
-        concentration(torch.ones(1, 1, 1, 1), visible, mask)
+    visible = torch.ones(1, 1, dtype=torch.bool)
+    with pytest.raises(ValueError, match="two visible tokens beyond the sinks, found one whose"):
+        concentration(torch.ones(1, 1, 1), visible)
 
 
 # Ranks and the hybrid

@@ -145,10 +145,3 @@ def test_an_inserted_identity_layer_scores_lowest_by_what_implies_it(tmp_path):
         if key != "gate_taylor":  # signed: others may be below 0
             assert found[key].argmin() == 2, key
         assert abs(float(found[key][2])) < 1e-7, key
-
-
-def test_attention_weights_that_are_not_told_are_refused(tmp_path):
-    decoder = small_decoder("llama")
-    decoder.model.set_attn_implementation("sdpa")
-    with pytest.raises(ValueError, match=r"needs a decoder that tells its attention weights"):
-        scores(decoder, SingleWorker(tmp_path))
