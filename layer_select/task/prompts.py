@@ -4,10 +4,12 @@ A title is text and nothing else: what looks like a special token inside it beco
 its letters, while the special tokens of the template stay what they are.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from layer_select.task.config import HIGHEST, LOWEST, RATING, Task
+from layer_select.task.title_text import PLACE, TitleText
 from rayrun.config import ConfigError
 from rayrun.data.sequences import Ints
 
@@ -25,13 +27,14 @@ class Prompts:
         self._tokenizer, self._vocab_size, self._task = tokenizer, vocab_size, task
         prompt = task.prompt
         bos = tokenizer.bos_token_id if prompt.bos else None
-        added = tokenizer.added_tokens_decoder.values()
-        self._special = [token.content for token in added if token.special]
-        self.before = [*([] if bos is None else [bos]), *self._encode([prompt.before])[0]]
+        with _reading():
+            self._text = TitleText(tokenizer)
+            before = self._text.template(prompt.before)
+            self.after = self._text.template(prompt.after)
+            """Tokens that stand behind a history."""
+        self.before = [*([] if bos is None else [bos]), *before]
         """Tokens that a prompt begins with."""
         self._check([self.before], [prompt.before])
-        self.after = self._encode([prompt.after])[0]
-        """Tokens that stand behind a history."""
         self.titles = self.alone(titles)
         """Tokens of every title alone: what item vectors are made of."""
         self.items = self.in_history(titles)
@@ -47,7 +50,7 @@ class Prompts:
         longest = max(len(piece) for pieces in self.rated or [self.items] for piece in pieces)
         if task.type == "yes_no":
             self.questions = self._pieces(task.question, titles)
-            self.answers = [ids[0] for ids in self._pieces("{title}", task.answers)]
+            self.answers = [ids[0] for ids in self._pieces(PLACE, task.answers)]
             if self.answers[0] == self.answers[1]:
                 raise ConfigError(
                     f"task.answers must begin with different tokens, {list(task.answers)} both "
@@ -98,7 +101,7 @@ class Prompts:
         Raises:
             ConfigError: the tokenizer has no token for one, or the embedding no row for a token.
         """
-        return self._pieces("{title}", titles)
+        return self._pieces(PLACE, titles)
 
     def in_history(self, titles: Sequence[str], stars: int = LOWEST) -> list[list[int]]:
         """Tokens of titles as they stand in a history, their end included.
@@ -115,16 +118,9 @@ class Prompts:
         return str(self._tokenizer.decode(list(ids)))
 
     def _pieces(self, template: str, titles: Sequence[str]) -> list[list[int]]:
-        texts = [template.replace("{title}", title) for title in titles]
-        begin, _, end = template.partition("{title}")
-        if not any(token in begin or token in end for token in self._special):
-            pieces = self._encode(texts, plain=True)
-        else:
-            pieces = self._encode(texts)
-            for at, title in enumerate(titles):
-                if any(token in title for token in self._special):
-                    middle = self._encode([title], plain=True)[0]
-                    pieces[at] = [*self._encode([begin])[0], *middle, *self._encode([end])[0]]
+        texts = [template.replace(PLACE, title) for title in titles]
+        with _reading():
+            pieces = self._text.inside(template, titles)
         self._check(pieces, texts)
         for piece, text in zip(pieces, texts, strict=True):
             if not piece:
@@ -134,17 +130,6 @@ class Prompts:
                 )
         return pieces
 
-    def _encode(self, texts: Sequence[str], plain: bool = False) -> list[list[int]]:
-        try:
-            return self._tokenizer(
-                list(texts), add_special_tokens=False, split_special_tokens=plain
-            )["input_ids"]
-        except Exception as error:  # the tokenizers library raises nothing more precise
-            raise ConfigError(
-                f"the tokenizer cannot read these titles ({error}); it does not match them, take "
-                "the tokenizer of the model"
-            ) from error
-
     def _check(self, pieces: list[list[int]], texts: Sequence[str]) -> None:
         for piece, text in zip(pieces, texts, strict=True):
             if piece and max(piece) >= self._vocab_size:
@@ -153,3 +138,14 @@ class Prompts:
                     f"{max(piece)}, the embedding has {self._vocab_size} rows; take the tokenizer "
                     "that lies beside the model"
                 )
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the tokenizers library raises nothing more precise
+        raise ConfigError(
+            f"the tokenizer cannot read these titles ({error}); it does not match them, take "
+            "the tokenizer of the model"
+        ) from error
