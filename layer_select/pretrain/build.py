@@ -60,10 +60,20 @@ def tokenizer_of(config: LayerSelectConfig, sequences: Sequences) -> str:
 
 
 def questions(config: LayerSelectConfig) -> YesNoTask:
-    """The yes/no task whose questions are learnt: the configured one, or the default's."""
+    """The yes/no task whose questions are learnt: the configured one, or the default's.
+
+    Raises:
+        ConfigError: prompts show ratings, which the texts do not.
+    """
     task = config.task
     if isinstance(task, YesNoTask):
         return task
+    if task.prompt.shows_ratings:
+        raise ConfigError(
+            f"pretrain-tiny learns histories without ratings, but task.prompt.item is "
+            f"{task.prompt.item!r}; pretrain under task.type head and give its output as "
+            "inputs.model, or leave {rating} out"
+        )
     shared = {n: getattr(task, n) for n in ("prompt", "max_history", "max_tokens")}
     return YesNoTask(**shared)
 

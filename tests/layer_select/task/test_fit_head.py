@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from layer_select.config import LayerSelectConfig
 from layer_select.keys import to_score
 from layer_select.opened import open_inputs
+from layer_select.pretrain import build
 from layer_select.sources import load, open_model
 from layer_select.task import fit_head
 from layer_select.task.rating import RATING_HEAD, RatingHead
@@ -183,6 +184,14 @@ def test_a_configuration_that_cannot_be_fitted_is_refused(tiny_config, tmp_path,
     config = validate(LayerSelectConfig, {**tiny_config.to_dict(), **change}, where="test")
     with pytest.raises(ConfigError, match=message):
         fit_head.fit_head(config, str(tmp_path / "head"))
+
+
+def test_a_small_decoder_is_not_pretrained_on_ratings(rated_config, tiny_config):
+    config = rated_config.model_copy(update={"pretrain": tiny_config.pretrain})
+    with pytest.raises(
+        ConfigError, match=r"learns histories without ratings, but task.prompt.item"
+    ):
+        build.questions(config)
 
 
 def test_data_that_differ_between_machines_are_refused(rated_config, tmp_path):
