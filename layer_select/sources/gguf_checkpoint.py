@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layer_select.sources.fetched import here
 from layer_select.sources.gguf_config import config_from
 from layer_select.sources.gguf_header import GgufHeader, read_header
 from layer_select.sources.gguf_item_head import item_head_of
@@ -13,7 +14,7 @@ from layer_select.sources.gguf_tokenizer import tokenizer_from
 from layer_select.sources.mapped import Mapped, Recipe
 from layer_select.sources.tokenizer_check import checked_tokenizer
 from layer_select.task.head import ITEM_HEAD
-from rayrun.config import ConfigError
+from rayrun import storage
 from rayrun.object_store import local_path
 
 if TYPE_CHECKING:
@@ -71,10 +72,12 @@ class GgufCheckpoint(Mapped):
 
 def open_gguf(uri: str) -> GgufCheckpoint:
     """Open a file; see `Gguf.open`."""
-    path = local_path(uri)
-    if path is None:
-        raise ConfigError(
-            f"{uri}: a GGUF file must be on this machine's own disk; copy it here, or use a "
-            "Hugging Face folder, which is read from S3 as it is"
-        )
-    return GgufCheckpoint(path, uri)
+    if local_path(uri) is not None:
+        return GgufCheckpoint(here(uri), uri)
+    folder = uri.rpartition("/")[0]
+
+    def beside(name: str) -> bytes | None:
+        place = storage.join(folder, name)
+        return storage.read_bytes(place) if storage.exists(place) else None
+
+    return GgufCheckpoint(here(uri), uri, beside)

@@ -11,7 +11,7 @@ class Gguf(Config):
 
     type: Literal["gguf"] = "gguf"
     path: PlacePath
-    """The file, on this machine."""
+    """The file; one in an object store is copied to this machine's cache, and verified there."""
 
     def open(self) -> Checkpoint:
         """Read the header and check it.

@@ -15,7 +15,9 @@ from layer_select.sources.checkpoint import Checkpoint
 from layer_select.sources.gguf_header import read_header
 from layer_select.sources.gguf_tensors import GgufTensors
 from layer_select.sources.gguf_write import write_gguf
+from rayrun import storage
 from rayrun.config import ConfigError
+from rayrun.object_store import remote
 from tests.layer_select.sources.forms import folder, gguf, logits, model_of, opened, rewritten
 
 Q = GGMLQuantizationType
@@ -311,8 +313,36 @@ def test_other_things_that_cannot_be_are_refused(tmp_path: Path) -> None:
     whole = {"output_norm.weight": (np.ones(32, np.int32), Q.I32)}
     with pytest.raises(ConfigError, match=r"output_norm\.weight is of type I32, which cannot be"):
         change(drop=tuple(whole), put=whole)
-    with pytest.raises(ConfigError, match="must be on this machine's own disk; copy it here"):
-        Gguf(path="s3://bucket/model.gguf").open()
+
+
+def test_a_file_on_s3_is_the_file_and_is_fetched_once(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = gguf(model_of("llama", layers=1), tmp_path / "own.gguf")
+    place = f"{bucket}/models/small.gguf"
+    storage.write_bytes(place, own.read_bytes())
+    storage.write_bytes(f"{bucket}/models/template", b"beside")
+    there = Gguf(path=place).open()
+    assert there.digest == open_file(own).digest
+    assert there.file("template") == b"beside"
+    assert there.file("nothing") is None
+    (copy,) = (tmp_path / "cache").rglob("small.gguf")
+    written = copy.stat().st_mtime_ns
+    Gguf(path=place).open()
+    assert copy.stat().st_mtime_ns == written
+    damaged = bytearray(copy.read_bytes())
+    damaged[-1] ^= 1
+    copy.write_bytes(damaged)
+    assert Gguf(path=place).open().digest == there.digest
+    assert copy.read_bytes() == own.read_bytes()
+    storage.write_bytes(place, own.read_bytes() + bytes(32))  # another object in its place
+    filesystem, _ = remote(place)
+    monkeypatch.setattr(filesystem, "get_file", lambda _key, to: Path(to).write_bytes(b"-"))
+    with pytest.raises(ConfigError, match=r"small\.gguf has .* bytes, 1 arrived at .*call again"):
+        Gguf(path=place).open()
+    with pytest.raises(ConfigError, match=r"none\.gguf"):
+        Gguf(path=f"{bucket}/models/none.gguf").open()
 
 
 def test_a_gguf_file_that_shrinks_under_the_reader_is_noticed(tmp_path: Path) -> None:
