@@ -9,7 +9,7 @@ from layer_select.evaluate.contestants import Student
 from layer_select.heal.config import Heal
 from layer_select.heal.config import Narrow as NarrowStart
 from layer_select.heal.run import heal_model
-from layer_select.heal.start import Cut, Random, Start
+from layer_select.heal.start import AnyStart, Cut, Random
 from layer_select.opened import Opened
 from layer_select.selection.room import Layers
 from rayrun import storage
@@ -59,7 +59,7 @@ def budget(section: Heal) -> Heal:
 def _healed(
     config: LayerSelectConfig,
     opened: Opened,
-    start: Start,
+    start: AnyStart,
     section: Heal,
     root: str,
     teacher: str,

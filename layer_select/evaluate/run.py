@@ -20,7 +20,6 @@ from layer_select.evaluate.config import SasRec
 from layer_select.evaluate.contestants import (
     FULL,
     STUDENT,
-    Contestant,
     Student,
     check,
     contestants,
@@ -28,11 +27,11 @@ from layer_select.evaluate.contestants import (
     open_student,
 )
 from layer_select.evaluate.finish import Found, finish
-from layer_select.evaluate.worker import HOME, TRANSFER, file_of, on_worker
+from layer_select.evaluate.worker import HOME, TRANSFER, file_of, on_worker, transfer_task
 from layer_select.opened import Opened, open_inputs, with_model
-from layer_select.task.run import RecommendationTask, open_task
+from layer_select.task.run import RecommendationTask
 from rayrun import manifest, storage
-from rayrun.config import digest_of
+from rayrun.config import ConfigError, digest_of
 from rayrun.metrics import Result
 from rayrun.ray.session import session
 from rayrun.ray.train import run as run_on_ray
@@ -72,16 +71,13 @@ def evaluate(config: LayerSelectConfig, out: str) -> Result:
     """
     started = time.monotonic()
     out = storage.absolute(out)
+    if config.model is not None or config.inputs.model:
+        _begun(config)  # what it refuses, it refuses before Ray starts
     with storage.claim(out):
         refuse_strangers(out)
         with session(config.compute):
             config = with_model(config, out)
-            opened = open_inputs(config)
-            student = open_student(config, opened)
-            check(config, student)
-            if student is not None:
-                layer_sets(config, opened, student)  # what it refuses, it refuses before the work
-            domains = {HOME: opened.task, **_transfer(config, opened)}
+            opened, student, domains = _begun(config)
             key = key_of(config, opened, student, domains)
             if manifest.stands(out, kind=KIND, key=key):
                 return Result.read(out)
@@ -163,15 +159,13 @@ def plan(config: LayerSelectConfig, out: str) -> str:
     if config.model is None and not config.inputs.model:
         lines.append("model: none is named; evaluate makes the one of pretrain: first, or finds it")
         return "\n".join(lines)
-    opened = open_inputs(config)
-    student = open_student(config, opened)
-    check(config, student)
+    opened, student, domains = _begun(config)
     lines.append(f"model: {opened.checkpoint.where}")
     if student is not None:
         lines.append(f"student: {student.place}, {student.num_layers} layers")
         for name, layers, heal in layer_sets(config, opened, student):
             lines.append(f"{name}: layers {list(layers)}, {'healed' if heal else 'as they are'}")
-    for name, task in {HOME: opened.task, **_transfer(config, opened)}.items():
+    for name, task in domains.items():
         lines.append(f"{name}: {len(task.samples['test'])} test samples of {task.sequences.name}")
     return "\n".join(lines)
 
@@ -203,20 +197,24 @@ def cache_of(config: LayerSelectConfig, out: str) -> str:
     return storage.join(parent, CACHE)
 
 
-def _transfer(config: LayerSelectConfig, opened: Opened) -> dict[str, RecommendationTask]:
-    data = config.evaluate.data
-    return {} if data is None else {TRANSFER: transfer_task(config, opened)}
-
-
-def transfer_task(config: LayerSelectConfig, opened: Opened) -> RecommendationTask:
-    """The same questions about another domain: item vectors come from its titles."""
-    assert config.evaluate.data is not None
-    return open_task(
-        config.evaluate.data,
-        config.task,
-        tokenizer=opened.checkpoint.tokenizer(),
-        vocab_size=int(opened.checkpoint.config.vocab_size),
-    )
+def _begun(
+    config: LayerSelectConfig,
+) -> tuple[Opened, Student | None, dict[str, RecommendationTask]]:
+    """The full model, the student, and the task on each domain, all fit for the table."""
+    if not config.task.test:
+        raise ConfigError(
+            "evaluate needs test samples, but task.test is 0; set task.test to their number "
+            "(--set task.test=512)"
+        )
+    opened = open_inputs(config)
+    student = open_student(config, opened)
+    check(config, student)
+    if student is not None:
+        layer_sets(config, opened, student)
+    domains = {HOME: opened.task}
+    if config.evaluate.data is not None:
+        domains[TRANSFER] = transfer_task(config, opened)
+    return opened, student, domains
 
 
 def _sasrec(
@@ -231,6 +229,3 @@ def _sasrec(
                 assert data is not None
                 found[name] = sasrec_run.trained(config, rival, data, task.sequences, root)
     return found
-
-
-__all__ = ["Contestant", "evaluate", "plan"]

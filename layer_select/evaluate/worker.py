@@ -75,6 +75,21 @@ def on_worker(worker: Worker, argument: Json) -> Json:
     }
 
 
+def transfer_task(config: LayerSelectConfig, opened: Opened) -> RecommendationTask:
+    """The same questions about another domain: item vectors come from its titles.
+
+    Raises:
+        ConfigError: no data there, or the task does not fit them.
+    """
+    assert config.evaluate.data is not None
+    return open_task(
+        config.evaluate.data,
+        config.task,
+        tokenizer=opened.checkpoint.tokenizer(),
+        vocab_size=int(opened.checkpoint.config.vocab_size),
+    )
+
+
 def file_of(state: str, domain: str, model: str) -> str:
     """Where the columns of one model on one domain are kept."""
     return storage.join(state, f"{domain}-{model}.safetensors")
@@ -98,12 +113,7 @@ def _tasks(
 ) -> dict[str, RecommendationTask]:
     tasks = {HOME: opened.task}
     if config.evaluate.data is not None:
-        tasks[TRANSFER] = open_task(
-            config.evaluate.data,
-            config.task,
-            tokenizer=opened.checkpoint.tokenizer(),
-            vocab_size=int(opened.checkpoint.config.vocab_size),
-        )
+        tasks[TRANSFER] = transfer_task(config, opened)
     for name, task in tasks.items():
         sasrec_run.check_same(task.sequences, digests[name], worker)
     return tasks
