@@ -39,7 +39,9 @@ def reached(worker: Worker, decoder: Decoder, task: RecommendationTask) -> dict[
     """Of every part that has samples. A collective: every worker takes its share of the batches."""
     found: dict[Part, Reached] = {}
     objective = task.objective(decoder)
-    for part in [part for part in PARTS if task.samples[part]]:
+    for part in PARTS:
+        if not task.samples[part]:
+            continue
         batches = task.batches(part)
         names: list[str] = []
         rows: list[Tensor] = []

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from layer_select.decoder import Decoder
 from layer_select.pretrain.texts import NONE, Rows
@@ -63,7 +64,10 @@ class Recommender(nn.Module):
         body: Any = self.model.get_decoder()
         with _noted(body.layers, layers) as after:
             normed = body(
-                input_ids=rows.ids, position_ids=rows.position, use_cache=False
+                input_ids=rows.ids,
+                attention_mask=_masks(body, rows),
+                position_ids=rows.position,
+                use_cache=False,
             ).last_hidden_state
         return Seen(self, rows, normed, after)
 
@@ -88,6 +92,25 @@ class Seen:
         """Of the next item, at every end of a title that has one."""
         ends = self.normed[self.rows.items != NONE].float()
         return (ends @ self.recommender.vectors().T).float()
+
+
+def _masks(body: Any, rows: Rows) -> Any:
+    """None: transformers tells the texts of a row apart by their positions. In 5.23 it does so for
+    all our families but gpt-oss, whose code does not hand the positions on.
+    """
+    if body.config.model_type != "gpt_oss":
+        return None
+    how: dict[str, Any] = {
+        "config": body.config,
+        "inputs_embeds": body.embed_tokens(rows.ids),
+        "attention_mask": None,
+        "past_key_values": None,
+        "position_ids": rows.position,
+    }
+    return {
+        "full_attention": create_causal_mask(**how),
+        "sliding_attention": create_sliding_window_causal_mask(**how),
+    }
 
 
 @contextmanager

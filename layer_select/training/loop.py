@@ -39,6 +39,9 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0
     """Of this attempt and those before it, as far as they were kept."""
+    recent: list[float] | None = None
+    """Sums of the losses of `since` steps, which no entry of the journal tells yet."""
+    since: int = 0
 
 
 def fit(
@@ -72,8 +75,8 @@ def fit(
     if newest := worker.latest_checkpoint():
         at, journal = _restore(newest, stepper)
     started_at, before, rows = at.steps, at.seconds, rows_of(at.epoch)
-    recent = torch.zeros(len(learner.names), device=device)
-    since = 0
+    recent = torch.tensor(at.recent or [0.0] * len(learner.names), device=device)
+    since = at.since
     over = _finished(schedule, at, len(rows))
     while not over:
         batches = math.ceil(len(rows) / schedule.batch_rows)
@@ -96,6 +99,7 @@ def fit(
             worker.progress(at.steps, total, _note(learner, journal, stepper))
             if over or at.steps % schedule.checkpoint_every_steps == 0:
                 at.seconds = before + time.monotonic() - started
+                at.recent, at.since = recent.tolist(), since
                 _save(worker, stepper, at, journal)
             if over:
                 break
