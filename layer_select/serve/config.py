@@ -23,7 +23,7 @@ class Faiss(Config):
     above: NonNegativeInt = 1_000_000
     """Items above which the index is used."""
     lists: NonNegativeInt = 0
-    """Cells that the items are divided into; 0: four times the square root of the items."""
+    """Cells that the items are divided into; 0: the square root of the number of items."""
     probes: PositiveInt = 64
     """Cells that are searched for one user."""
     refine: PositiveInt = 4

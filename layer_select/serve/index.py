@@ -43,11 +43,11 @@ class FaissIndex:
         faiss: Any = importlib.import_module("faiss")
         faiss.omp_set_num_threads(threads)
         items, width = vectors.shape
-        lists = config.lists or max(1, round(4 * math.sqrt(items)))
+        lists = config.lists or max(1, round(math.sqrt(items)))
         if lists > items:
             raise ConfigError(
                 f"serve.index.lists ({lists}) must be at most the number of items ({items}); "
-                "leave it out: four times the square root of the items is taken"
+                "leave it out: their square root is taken"
             )
         self.lists, self._refine = lists, config.refine
         self._vectors = vectors

@@ -9,8 +9,11 @@ from layer_select.config import LayerSelectConfig
 from layer_select.export import bundle as layout
 from layer_select.export import item_vectors
 from layer_select.opened import open_inputs
+from layer_select.serve.config import RecommenderServe
 from layer_select.sources import load
 from rayrun import manifest
+
+OPTIONS = RecommenderServe(port=0, cpus_per_replica=0.5, start_timeout_s=120)
 
 
 def write_bundle(config: LayerSelectConfig, model: Path, out: Path) -> Path:

@@ -3,13 +3,10 @@
 from pathlib import Path
 
 import pytest
-from bundles import write_bundle
+from bundles import OPTIONS, write_bundle
 
 from layer_select.export.bundle import Bundle
-from layer_select.serve.config import RecommenderServe
 from layer_select.serve.scorer import Recommender
-
-OPTIONS = RecommenderServe(port=0, cpus_per_replica=0.5, start_timeout_s=120)
 
 
 @pytest.fixture(scope="session")
