@@ -48,6 +48,9 @@ class Sizes:
     linear_outputs: int
     largest_linear: int
     """Parameters of the largest linear map."""
+    others: int
+    """Parameters of a block outside its linear maps: norms, and experts fused into one tensor."""
+    largest_other: int
     itemsize: int
     """Bytes of a number."""
     eager: bool = False
@@ -63,6 +66,8 @@ class Sizes:
         counts = [sum(p.numel() for p in block.parameters()) for block in body.layers]
         block = body.layers[counts.index(max(counts))]
         linear = [m for m in block.modules() if isinstance(m, nn.Linear)]
+        inside = {id(p) for m in linear for p in m.parameters()}
+        others = [p.numel() for p in block.parameters() if id(p) not in inside]
         config = model.config
         routed = getattr(config, "num_experts_per_tok", 0) or 0
         expert = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
@@ -79,6 +84,8 @@ class Sizes:
             linear_outputs=sum(m.out_features for m in linear)
             + routed * (2 * expert + config.hidden_size),
             largest_linear=max(m.weight.numel() for m in linear),
+            others=sum(others),
+            largest_other=max(others, default=0),
             itemsize=size,
             eager=config._attn_implementation == "eager" or size == 8,
             head_width=getattr(config, "head_dim", None)
@@ -174,7 +181,8 @@ def memory(
         formed = sizes.largest_linear * max(size, 4)
         at_once = max(1, min(rows, FORMED_BYTES // formed))
         copies = 3 if "absolutes" in needs else 1
-        parts["gradients of single samples"] = at_once * formed * copies
+        alone = sizes.others * size + sizes.largest_other * max(size, 4)  # experts, one sample
+        parts["gradients of single samples"] = max(at_once * formed * copies, alone)
     for method in observers:
         if isinstance(method, AttentionConcentration):
             seen = 2 * places * sizes.heads * sizes.head_width * size

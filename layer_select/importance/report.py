@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from layer_select.config import LayerSelectConfig
@@ -10,6 +11,9 @@ from layer_select.importance.ranks import ranks
 from layer_select.scores import Scores
 from rayrun.config import Json
 from rayrun.report import Report, Value, figure
+
+PANELS = 4
+"""Methods beside each other."""
 
 
 def report(config: LayerSelectConfig, scores: Scores, told: Json, task: Json, model: str) -> Report:
@@ -86,15 +90,27 @@ def _heat_map(scores: Scores) -> Any:
 
 
 def _scores(page: Report, scores: Scores) -> None:
-    headers = ["layer", *scores.methods]
-    rows: list[list[Value]] = []
-    for layer in range(scores.num_layers):
-        cells: list[Value] = [
-            f"{_short(one.scores[layer])}\n± {_short(one.errors[layer])}"
-            for one in scores.methods.values()
-        ]
-        rows.append([layer, *cells])
-    page.table(headers, rows, caption="Scores with their standard errors")
+    page.plot(_panels(scores), caption="Scores by layer; bars: one standard error either way")
+    lines: list[str] = []
+    for key, one in scores.methods.items():
+        lines.append(key)
+        for layer, (score, error) in enumerate(zip(one.scores, one.errors, strict=True)):
+            lines.append(f"  {layer:3d}  {_short(score):>10} ± {_short(error)}")
+    page.details("the numbers", "\n".join(lines))
+
+
+def _panels(scores: Scores) -> Any:
+    """One small plot for each method, each on its own scale."""
+    rows = -(-len(scores.methods) // PANELS)
+    fig, axes = figure(9.0, 0.3 + 1.5 * rows, rows=rows, columns=PANELS)
+    panels = list(np.asarray(axes).flat)
+    for panel, (key, one) in zip(panels, scores.methods.items(), strict=False):
+        panel.errorbar(range(scores.num_layers), one.scores, yerr=one.errors, marker=".", lw=1)
+        panel.set_title(key.replace("_without", "\nwithout"), fontsize=7)
+        panel.tick_params(labelsize=6)
+    for panel in panels[len(scores.methods) :]:
+        panel.remove()
+    return fig
 
 
 def _short(value: float) -> str:

@@ -10,6 +10,7 @@ on there.
 import json
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,33 +68,34 @@ def select(config: LayerSelectConfig, out: str) -> Result:
     """
     started = time.monotonic()
     out = storage.absolute(out)
-    with storage.claim(out):
+    with storage.claim(out), ExitStack() as inside:
         refuse_strangers(out)
-        with session(config.compute):
+        if config.model is None and not config.inputs.model:
+            inside.enter_context(session(config.compute))  # one Ray for pretraining and selecting
             config = with_model(config, out)
-            opened = open_inputs(config)
-            scores = scores_of(config, opened)
-            _room(config, opened, _costs(opened))  # what it refuses, it refuses before Ray starts
-            key = key_of(config, opened, scores)
-            if manifest.stands(out, kind=KIND, key=key):
-                return Result.read(out)
-            state = f"{out}.selecting"
-            found = run_on_ray(
-                on_worker,
-                {
-                    "config": config.to_dict(),
-                    "key": key,
-                    "digests": opened.digests,
-                    "scores": None if scores is None else scores.to_dict(),
-                    "infnet_data": os.environ.get("INFNET_DATA", ""),
-                    "state": state,
-                },
-                compute=config.compute,
-                storage_path=storage.join(state, "ray"),
-                name=key.removeprefix("sha256:")[:16],
-                max_failures=MAX_FAILURES,
-                title="selecting layers",
-            )
+        opened = open_inputs(config)
+        scores = scores_of(config, opened)
+        _room(config, opened, _costs(opened))  # what it refuses, it refuses before Ray starts
+        key = key_of(config, opened, scores)
+        if manifest.stands(out, kind=KIND, key=key):
+            return Result.read(out)
+        state = f"{out}.selecting"
+        found = run_on_ray(
+            on_worker,
+            {
+                "config": config.to_dict(),
+                "key": key,
+                "digests": opened.digests,
+                "scores": None if scores is None else scores.to_dict(),
+                "infnet_data": os.environ.get("INFNET_DATA", ""),
+                "state": state,
+            },
+            compute=config.compute,
+            storage_path=storage.join(state, "ray"),
+            name=key.removeprefix("sha256:")[:16],
+            max_failures=MAX_FAILURES,
+            title="selecting layers",
+        )
         plan = validate(Plan, found["plan"], where="what the workers found")
         inputs = dict(opened.digests)
         if scores is not None:

@@ -1,10 +1,18 @@
 """The memory formula against the peak of a process that scores a model of middle size."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
+
+from layer_select.cli import main
+from layer_select.importance.memory import Sizes
+from layer_select.pretrain.build import tokenizer_of
+from layer_select.sources.skeleton import skeleton
+from rayrun.data.sequences import open_sequences
+from tests.layer_select.importance.shaped import SHAPES, shaped_folder
 
 FACTOR = 2.0
 """Measured and predicted peak agree within this."""
@@ -92,3 +100,26 @@ def test_the_formula_predicts_the_peak_of_whole_and_streamed_decoders(tmp_path):
     assert found["whole"]["measured"] > 2 * found["streamed"]["measured"] > 80e6, "nothing to tell"
     for kind, one in found.items():
         assert one["measured"] / FACTOR < one["predicted"] < one["measured"] * FACTOR, (kind, found)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("llama-3-8b", 8.03e9), ("gpt-oss-20b", 20.9e9)])
+def test_streamed_scoring_of_large_models_fits_24_gigabytes(
+    name, parameters, tiny_config, tmp_path, capsys
+):
+    """Every method, in bfloat16, 16 prompts of up to 512 tokens at a time, by the dry run."""
+    tokenizer = tokenizer_of(tiny_config, open_sequences(tiny_config.data))
+    folder = shaped_folder(name, tmp_path / name, tokenizer)
+    sizes = Sizes.of(skeleton(SHAPES[name]()))
+    assert sizes.blocks + sizes.outside == pytest.approx(parameters, rel=2e-3)
+    config = tiny_config.model_copy(update={"pretrain": None})
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    settings = ["score.dtype=bfloat16", "score.execution.type=streamed", "task.max_tokens=512"]
+    settings += ["task.max_history=80", f"inputs.model={folder}"]
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    assert main(["score", str(tmp_path / "config.yaml"), *arguments, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    print(told[told.index("samples:") :])
+    peaks = re.findall(r"= ([\d.]+) GiB on the device", told)
+    whole, streamed, _ = (float(peak) * 2**30 for peak in peaks)
+    assert whole > 2 * parameters
+    assert streamed < 24e9

@@ -1,17 +1,20 @@
 """`layer-select score`: workers, executions, a second call, scores at rest, the dry run."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from layer_select.cli import main
 from layer_select.config import LayerSelectConfig
-from layer_select.importance.run import SAMPLES, key_of, on_worker, plan, score
+from layer_select.importance.agreement import agreement
+from layer_select.importance.method import Found
+from layer_select.importance.report import report
+from layer_select.importance.run import SAMPLES, key_of, on_worker, plan
 from layer_select.opened import open_inputs, with_model
 from layer_select.scores import Scores
 from rayrun.config import ConfigError, validate
-from rayrun.ray.session import session
 from rayrun.ray.worker import SingleWorker
 
 METHODS = [
@@ -59,35 +62,13 @@ def assert_same(ours: Scores, expected: Scores, rtol: float) -> None:
         torch.testing.assert_close(errors[0], errors[1], rtol=10 * rtol, atol=1e-12, msg=key)
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_two_workers_score_as_one_and_so_do_shared_out_blocks(tiny_config, tiny_model, tmp_path):
-    config = configured(tiny_config, tiny_model, workers=2)
-    expected = alone(configured(tiny_config, tiny_model), tmp_path / "alone")
-    with session(config.compute):
-        result = score(config, str(tmp_path / "out"))
-        found = Scores.read(str(tmp_path / "out"), model=expected.model, task=expected.task)
-        assert_same(found, expected, rtol=1e-9)
-        assert found.pairs == expected.pairs
-        shared = configured(tiny_config, tiny_model, workers=2, execution={"type": "zero3"})
-        score(shared, str(tmp_path / "zero3"))
-    assert_same(Scores.read(str(tmp_path / "zero3")), expected, rtol=1e-9)
-    assert result.metrics["next_item"]["loss"] == pytest.approx(expected.loss, rel=1e-9)
-    assert result.details["concentration"]["fisher"]["low"] > 0
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "Upper layers against lower ones" in page
-    assert page.count("<svg") == 3  # ranks, agreement, pairs of CKA
-    assert not (tmp_path / "out.scoring").exists()
-    # A second call finds what stands there; Ray is not even needed.
-    before = (tmp_path / "out" / "scores.json").stat().st_mtime_ns
-    assert score(config, str(tmp_path / "out")) == result
-    assert (tmp_path / "out" / "scores.json").stat().st_mtime_ns == before
-
-
 def test_streamed_blocks_score_as_whole_ones(tiny_config, tiny_model, tmp_path):
     methods = METHODS[:1] + METHODS[3:4] + REMOVAL[:1]
-    whole = alone(configured(tiny_config, tiny_model, methods=methods), tmp_path / "whole")
-    streamed = configured(tiny_config, tiny_model, methods=methods, execution={"type": "streamed"})
+    few = tiny_config.model_copy(
+        update={"task": tiny_config.task.model_copy(update={"calibration": 16})}
+    )
+    whole = alone(configured(few, tiny_model, methods=methods), tmp_path / "whole")
+    streamed = configured(few, tiny_model, methods=methods, execution={"type": "streamed"})
     assert_same(alone(streamed, tmp_path / "streamed"), whole, rtol=1e-6)
 
 
@@ -137,6 +118,27 @@ def test_methods_that_cannot_be_run_together_are_refused(tiny_config, score, mes
     raw = tiny_config.to_dict() | {"score": score}
     with pytest.raises(ConfigError, match=message):
         validate(LayerSelectConfig, raw, where="test")
+
+
+def test_a_page_of_many_methods_is_no_wider_than_the_window(tiny_config):
+    keys = [f"method_{number}" for number in range(17)]
+    found = {key: Found.mean(torch.rand(5, 12, dtype=torch.float64)) for key in keys}
+    scores = Scores.of(
+        {key: replace(one, seconds=1.0) for key, one in found.items()},
+        types=dict.fromkeys(keys, "fisher"),
+        model="sha256:m",
+        task="sha256:t",
+        samples=5,
+        loss=1.0,
+        shared_seconds={},
+    )
+    told = {"concentration": {}, "spearman": agreement(scores)}
+    task = {"source": "s", "examples": [], "type": "head", "item_vectors": ""}
+    page = report(tiny_config, scores, told, task, "model").html()
+    assert all(row.count("<th") <= 8 for row in page.split("<thead")[1:])
+    for key, one in scores.methods.items():
+        assert page.count(key) >= 3  # heat map, panel, numbers
+        assert f"{one.scores[11]:.3g} ± {one.errors[11]:.3g}" in page
 
 
 # At rest
