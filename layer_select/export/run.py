@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from layer_select.compact.origin import FILE as ORIGIN
 from layer_select.compact.origin import Origin
 from layer_select.config import LayerSelectConfig
 from layer_select.decoder import Decoder
@@ -19,13 +18,13 @@ from layer_select.export import bundle as layout
 from layer_select.export import item_vectors
 from layer_select.export.answer import answered
 from layer_select.export.bundle import Bundle, HistoryPrompt
-from layer_select.export.modelfile import Beside, modelfile
+from layer_select.export.modelfile import Beside
+from layer_select.export.models import WRITTEN, beside_source, refuse_unsayable, write_models
 from layer_select.export.ranking import Ranking, hidden_of, in_one_process, last_hidden, ranking
 from layer_select.export.report import report
 from layer_select.opened import DTYPES, Opened, decoder_of, open_inputs, with_model
-from layer_select.sources import Checkpoint, Gguf, HuggingFace, open_model
-from layer_select.sources.gguf_write import check_sayable, write_gguf
-from layer_select.sources.huggingface_write import planned_tensors, write_folder
+from layer_select.sources import Checkpoint, Gguf, HuggingFace
+from layer_select.sources.huggingface_write import planned_tensors
 from layer_select.task.batch import TaskBatch
 from layer_select.task.head import HeadObjective
 from layer_select.task.samples import Part
@@ -35,12 +34,6 @@ from rayrun.metrics import Result
 from rayrun.replacing import refuse_strangers
 
 TASK = "next_item"
-WRITTEN = {
-    "keep": None,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 GGUF_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PARTS: tuple[Part, ...] = ("test", "validation", "calibration")
 
@@ -69,11 +62,12 @@ def export(config: LayerSelectConfig, out: str) -> Result:
     out = storage.absolute(out)
     with storage.claim(out):
         refuse_strangers(out)
+        beside = beside_source(config)
         config = to_export(config, out)
         opened = open_recommender(config)
         refuse_unsayable(config, opened.checkpoint)
         with storage.output(out) as staging:
-            result = _Export(config, opened, staging).run(started)
+            result = _Export(config, opened, beside or opened.checkpoint.file, staging).run(started)
     return result
 
 
@@ -101,22 +95,6 @@ def open_recommender(config: LayerSelectConfig) -> Opened:
             f"{config.task.type!r}; --set task.type=head"
         )
     return open_inputs(config)
-
-
-def refuse_unsayable(config: LayerSelectConfig, checkpoint: Checkpoint) -> None:
-    """Tell before anything is written that GGUF has no words for this model.
-
-    Raises:
-        ConfigError: it has none.
-    """
-    if config.export.gguf == "none":
-        return
-    try:
-        check_sayable(checkpoint, type=config.export.gguf, tokenizer=checkpoint.tokenizer())
-    except ConfigError as error:
-        raise ConfigError(
-            f"{error}; --set export.gguf=none leaves the GGUF file out of the bundle"
-        ) from None
 
 
 def plan(config: LayerSelectConfig, out: str) -> str:
@@ -148,8 +126,11 @@ def plan(config: LayerSelectConfig, out: str) -> str:
 class _Export:
     """One export into a staging directory."""
 
-    def __init__(self, config: LayerSelectConfig, opened: Opened, staging: Path) -> None:
+    def __init__(
+        self, config: LayerSelectConfig, opened: Opened, beside: Beside, staging: Path
+    ) -> None:
         self.config, self.opened, self.staging = config, opened, staging
+        self.beside = beside
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.execution = in_one_process(config.score.execution)
         self.part: Part = _part(opened)
@@ -158,7 +139,7 @@ class _Export:
     def run(self, started: float) -> Result:
         """Write, read back, compare, tell."""
         source = self.opened.checkpoint
-        written = self._write_models()
+        written = write_models(self.config, source, self.beside, self.staging)
         exact = self._ranked(self._source())
         decoder = self._folder()
         one = self._one()
@@ -203,39 +184,6 @@ class _Export:
             "bytes": self._bytes(),
         }
         return self._tell(started, found, rankings, details, sample)
-
-    # -- writing
-
-    def _write_models(self) -> Checkpoint:
-        section, source = self.config.export, self.opened.checkpoint
-        folder = self.staging / layout.MODEL
-        folder.mkdir()
-        dtype = WRITTEN[section.dtype]
-        write_folder(source, folder, dtype=dtype, shard_bytes=section.shard_bytes)
-        if (origin := source.file(ORIGIN)) is not None:
-            (folder / ORIGIN).write_bytes(origin)
-        written = HuggingFace(path=str(folder)).open()
-        if section.gguf != "none":
-            tokenizer = written.tokenizer()
-            path = self.staging / layout.GGUF
-            write_gguf(written, path, type=section.gguf, tokenizer=tokenizer, name=self.config.name)
-            text = modelfile(
-                self._beside(),
-                gguf=layout.GGUF,
-                context=int(source.config.max_position_embeddings),
-                stop=_stop(tokenizer, source.config.eos_token_id),
-                chat_template=isinstance(tokenizer.chat_template, str),
-            )
-            (self.staging / layout.MODELFILE).write_text(text, encoding="utf-8")
-        return written
-
-    def _beside(self) -> Beside:
-        """Layers of the Ollama model that all this began with, if it did."""
-        begun = self.config.model
-        if begun is None or begun.type != "ollama":
-            checkpoint = self.opened.checkpoint
-            return lambda kind: checkpoint.file("LICENSE" if kind == "license" else kind)
-        return open_model(begun).file
 
     def _write_parts(self, vectors: bytes, sample: Json) -> None:
         task, sequences = self.config.task, self.opened.task.sequences
@@ -380,11 +328,3 @@ def _check(compared: dict[str, Json]) -> None:
                 f"difference of two scores is {found['largest_difference']:.3g}; nothing was "
                 "written"
             )
-
-
-def _stop(tokenizer: object, eos: int | list[int] | None) -> list[str]:
-    """Texts that end an answer."""
-    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    named = getattr(tokenizer, "eos_token", None)
-    spelled = [str(tokenizer.convert_ids_to_tokens(one)) for one in ids]  # type: ignore[attr-defined]
-    return list(dict.fromkeys([*spelled, *([named] if named else [])]))

@@ -24,6 +24,7 @@ from rayrun import manifest
 from rayrun.config import ConfigError, validate
 from rayrun.metrics import Result
 from tests.layer_select.families import LLAMA3_ROPE
+from tests.layer_select.sources import forms
 
 
 def with_changes(config: LayerSelectConfig, **sections) -> LayerSelectConfig:
@@ -128,6 +129,24 @@ def test_a_bundle_with_parts_of_another_is_told(exported, change, message):
     change(bundle)
     with pytest.raises(ConfigError, match=message):
         bundle.check_sample(answered(bundle, load(HuggingFace(path=bundle.model).open())))
+
+
+def test_a_model_of_an_ollama_store_leaves_with_its_head_and_licences(
+    exported, tmp_path, monkeypatch
+):
+    config, out, before = exported
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
+    forms.ollama(Path(out) / "model.gguf", tmp_path)
+    inputs = {"model": "ollama:small", "student": ""}
+    result = export(with_changes(config, inputs=inputs), str(tmp_path / "b"))
+    assert result.metrics == before.metrics  # by way of P in the metadata
+    assert result.details["model"] == before.details["model"]
+    inputs["student"] = f"{out}/model"
+    export(with_changes(config, inputs=inputs, task={"test": 8}), str(tmp_path / "c"))
+    for place in ("b", "c"):
+        text = (tmp_path / place / layout.MODELFILE).read_text()
+        assert 'PARAMETER stop "<|endoftext|>"' in text
+        assert 'LICENSE """first licence\nsecond licence"""' in text
 
 
 def test_a_streamed_decoder_gives_the_same_hidden_states(exported, student):
