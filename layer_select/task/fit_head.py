@@ -39,7 +39,7 @@ FORMAT_VERSION = 1
 TASK = "rating"
 MAX_FAILURES = 2
 AT_ONCE = 16
-"""Micro-batches that go through a block while its weights are there."""
+"""Micro-batches that go through a block while its weights are there; with weights in place, one."""
 
 
 def fit_head(config: LayerSelectConfig, out: str) -> Result:
@@ -145,7 +145,12 @@ def on_worker(worker: Worker, argument: Json) -> Json:
         checkpoint, score.execution, dtype=score.dtype, device=worker.device, attention="sdpa"
     )
     parts: list[Part] = ["calibration", "validation", "test"]
-    events = {p: read_events(worker, decoder, task.batches(p)) for p in parts if task.samples[p]}
+    at_once = 1 if score.execution.type == "whole" else AT_ONCE
+    events = {
+        part: read_events(worker, decoder, task.batches(part), at_once)
+        for part in parts
+        if task.samples[part]
+    }
     fitted = fit(section.head, section.ridge, events["calibration"], events.get("validation"))
     judged = events[_part(section)]
     fitted.head.requires_grad_(False)
