@@ -29,7 +29,6 @@ from layer_select.sources import open_model
 from rayrun import manifest, storage
 from rayrun.config import ConfigError, Json, digest_of
 from rayrun.metrics import Result
-from rayrun.ray.session import session
 from rayrun.ray.train import run as run_on_ray
 from rayrun.replacing import refuse_strangers
 
@@ -53,11 +52,10 @@ def heal(config: LayerSelectConfig, out: str) -> Result:
         RuntimeError: workers failed too often; the same call continues.
     """
     out = storage.absolute(out)
-    with session(config.compute):
-        config = with_model(config, out)
-        if config.heal.stages:
-            return staged(config, out, heal_model)
-        return heal_model(config, out, start=start_of(config))
+    config = with_model(config, out)
+    if config.heal.stages:
+        return staged(config, out, heal_model)
+    return heal_model(config, out, start=start_of(config))
 
 
 def heal_model(

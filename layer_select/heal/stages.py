@@ -18,6 +18,7 @@ from layer_select.selection.run import select
 from rayrun import storage
 from rayrun.config import ConfigError, Json
 from rayrun.metrics import Result
+from rayrun.ray.session import session
 
 
 def staged(config: LayerSelectConfig, out: str, heal_model: Callable[..., Result]) -> Result:
@@ -37,12 +38,17 @@ def staged(config: LayerSelectConfig, out: str, heal_model: Callable[..., Result
             `heal_model`.
     """
     layers = open_checkpoint(config).config.num_hidden_layers
-    stages = config.heal.stages
-    if stages[0] >= layers:
+    if (stages := config.heal.stages)[0] >= layers:
         raise ConfigError(
             f"heal.stages must leave layers out: the model has {layers}, the first stage "
             f"{stages[0]}; name fewer"
         )
+    with session(config.compute):
+        return _each(config, out, heal_model)
+
+
+def _each(config: LayerSelectConfig, out: str, heal_model: Callable[..., Result]) -> Result:
+    stages = config.heal.stages
     beside, student, told, results = f"{out}.stages", "", list[Json](), list[Result]()
     for number, keep in enumerate(stages):
         update = {"model": student or config.inputs.model}
