@@ -14,7 +14,7 @@ from torch import Tensor
 from layer_select.serve.config import Vllm
 from layer_select.serve.engine import Engine
 from layer_select.serve.prefix_cache import Prompt
-from layer_select.sources import Checkpoint
+from layer_select.sources import Checkpoint, stream
 from rayrun.config import ConfigError
 
 
@@ -55,8 +55,7 @@ class VllmEngine(Engine):
             enable_prefix_caching=True,
             gpu_memory_utilization=config.gpu_memory_share,
         )
-        weight = checkpoint.tensor("model.embed_tokens.weight", torch.float32)
-        self._embedding = torch.nn.Embedding.from_pretrained(weight)
+        self._embedding: Any = stream(checkpoint).body.embed_tokens  # its scale included
 
     def embedding(self) -> Any:
         """See `Engine`."""
