@@ -119,7 +119,8 @@ def passes(kept: Sequence[int], num_layers: int) -> int:
     """How often `fit` passes all micro-batches through a block."""
     gaps = gaps_of(kept, num_layers)
     tails = sum(2 + len(kept) - place for place, layer in enumerate(kept, 1) if layer in gaps)
-    return num_layers + len(kept) + len(kept) - len(gaps) + tails
+    teacher = max((gap[-1] + 1 for gap in gaps.values()), default=0)
+    return teacher + len(kept) + len(kept) - len(gaps) + tails
 
 
 def measure(

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,15 @@ from layer_select.opened import (
     DTYPES,
     Opened,
     decoder_of,
+    open_checkpoint,
     open_inputs,
     open_on_worker,
     with_model,
 )
 from layer_select.plan import Plan
 from layer_select.selection.costs import parameters_of
-from layer_select.sources import Checkpoint, open_model
-from layer_select.sources.huggingface_write import planned_tensors, write_folder
+from layer_select.sources import Checkpoint
+from layer_select.sources.huggingface_write import files_of, planned_tensors, write_folder
 from layer_select.sources.skeleton import skeleton
 from rayrun import manifest, storage
 from rayrun.config import ConfigError, Json, digest_of
@@ -276,7 +278,7 @@ def _open(config: LayerSelectConfig) -> _Work:
         opened = open_inputs(config)
         refuse_unfoldable(opened.checkpoint.config)
         decide = [opened.task.digest, config.digest(["score.dtype", "score.execution"])]
-    checkpoint = opened.checkpoint if opened else open_model(config.model, config.inputs.model)
+    checkpoint = opened.checkpoint if opened else open_checkpoint(config)
     found = Plan.read(config.inputs.plan, checkpoint.digest)
     layers = checkpoint.config.num_hidden_layers
     if found.num_layers != layers:
@@ -295,6 +297,7 @@ def _open(config: LayerSelectConfig) -> _Work:
         [
             FORMAT_VERSION,
             checkpoint.digest,
+            {name: sha256(content).hexdigest() for name, content in files_of(checkpoint).items()},
             None if origin is None else origin.to_dict(),
             list(found.kept),
             config.digest(["compact"]),

@@ -1,17 +1,24 @@
 """Repair of gaps against a plain twin in float64, and what folding does to the weights."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
-from layer_select.compact.folded import LinearMap, carries_bias
+from layer_select.compact.folded import Folded, LinearMap
 from layer_select.compact.repair import fit, gaps_of, measure, passes
+from layer_select.compact.view import Compacted
 from layer_select.decoder import Decoder
+from layer_select.pretrain.tokenizer import train_tokenizer
+from layer_select.sources import load, open_model, stream
+from layer_select.sources.huggingface_write import write_folder
+from rayrun.config import ConfigError
 from rayrun.ray.worker import SingleWorker
-from tests.layer_select.families import small_model
+from tests.layer_select.families import CONFIGS, small_batch, small_model
 from tests.layer_select.selection.small_task import NextToken, batches, deep_decoder
 
 FOLDABLE = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gpt_oss")
@@ -19,6 +26,12 @@ KEPT = (0, 1, 4)
 FLOAT32 = 1e-4
 """Norms and softmax of transformers are float32 in a float64 model, so padding moves states by some
 1e-7, and the products of small outputs magnify it; a wrong map is off by 1e-1."""
+
+
+def saved(model, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    train_tokenizer(["one two"], 80).save_pretrained(str(folder))
+    return folder
 
 
 class OneOf(SingleWorker):
@@ -42,8 +55,10 @@ def fitted(make, kept, folder, workers: int = 1, **options):
     room = {"values": [None] * workers, "barrier": barrier, "folder": folder}
     found: list[Any] = [None] * workers
 
+    decoders = [make() for _ in found]  # building models is not safe in threads
+
     def work(rank: int) -> None:
-        decoder = make()
+        decoder = decoders[rank]
         worker = OneOf(rank, workers, room)
         found[rank] = fit(decoder, NextToken(decoder), batches(), kept, worker, **options)
 
@@ -149,3 +164,159 @@ def test_maps_are_those_of_a_twin_that_solves_by_lstsq_row_by_row(family, tmp_pa
         assert one.loss_before == pytest.approx(before, abs=FLOAT32)
         assert one.loss_after == pytest.approx(loss, abs=FLOAT32)
         assert one.used == (loss < before)
+
+
+def same(one, other, atol: float) -> None:
+    assert [(m.after, m.gap, m.used) for m in one] == [(m.after, m.gap, m.used) for m in other]
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a.map.matrix, b.map.matrix, rtol=0, atol=atol)
+        assert a.loss_before == pytest.approx(b.loss_before, abs=1e-9)
+        assert a.loss_after == pytest.approx(b.loss_after, abs=1e-9)
+
+
+def test_one_worker_or_two_whole_or_streamed_the_maps_are_the_same(tmp_path):
+    source = saved(deep_decoder(layers=6).model, tmp_path / "source")
+    kept = (0, 2, 5)
+
+    def whole() -> Decoder:
+        return load(open_model(None, str(source)), dtype=torch.float64)
+
+    def streamed() -> Decoder:
+        return stream(open_model(None, str(source)), dtype=torch.float64)
+
+    (alone,) = fitted(whole, kept, tmp_path / "w", bias=True)
+    assert {m.after for m in alone} == {0, 2}
+    first, second = fitted(whole, kept, tmp_path / "w", workers=2, bias=True)
+    same(first, second, 0.0)
+    same(alone, first, 1e-9)
+    (read,) = fitted(streamed, kept, tmp_path / "w", bias=True)
+    same(alone, read, 0.0)
+
+
+def test_a_map_that_raises_the_calibration_loss_is_dropped_so_none_makes_it_worse(tmp_path):
+    used, dropped, lowered = 0, 0, 0
+    for seed in range(4):
+        decoder, kept = deep_decoder(layers=8, seed=seed), (1, 2, 5)
+        worker, objective = SingleWorker(tmp_path), NextToken(decoder)
+        passed: list[int] = []
+        maps = fit(
+            decoder, objective, batches(), kept, worker, advance=lambda p=passed: p.append(1)
+        )
+        assert len(passed) == passes(kept, 8)
+        naive = measure(decoder, objective, batches(), kept, worker)
+        repaired = measure(decoder, objective, batches(), kept, worker, maps)
+        assert repaired["loss"] <= naive["loss"]
+        assert set(repaired) == {"loss", "mrr", "hr@10"}
+        assert [m.gap for m in maps] == [(3, 4), (6, 7)]
+        best = naive["loss"]
+        for found in maps:
+            assert found.loss_before == best
+            assert found.used == (found.loss_after < best)
+            best = min(best, found.loss_after)
+        assert repaired["loss"] == best
+        used += sum(m.used for m in maps)
+        dropped += sum(not m.used for m in maps)
+        lowered += repaired["loss"] < naive["loss"]
+    assert used >= 1
+    assert dropped >= 1, "no seed tries the rule"
+    assert lowered >= 1
+
+
+def test_without_a_gap_there_is_nothing_to_fit(tmp_path):
+    decoder = deep_decoder(layers=4)
+    assert fit(decoder, NextToken(decoder), batches(), (2, 3), SingleWorker(tmp_path)) == []
+    assert gaps_of((0, 2), 4) == {0: (1,), 2: (3,)}
+
+
+@torch.no_grad()
+def mapped_logits(decoder: Decoder, kept, maps) -> Tensor:
+    """The map applied to what the MLP gave, the weights as they were."""
+    ids, mask = small_batch()
+    start = decoder.start(ids, mask)
+    x = start.hidden
+    for layer in kept:
+        found = maps.get(layer)
+
+        def bend(_m, _i, output, found=found):
+            made = output[0] if isinstance(output, tuple) else output
+            moved = made.double() @ found.matrix + (0 if found.bias is None else found.bias)
+            moved = moved.to(made.dtype)
+            return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+        block = decoder.blocks[layer]
+        hook = block.mlp.register_forward_hook(bend) if found else None
+        x = block(x, **start.calls[layer])
+        if hook is not None:
+            hook.remove()
+    return decoder.logits(decoder.finish(x))[mask == 1]
+
+
+@pytest.mark.parametrize("family", FOLDABLE)
+def test_a_folded_model_read_back_is_the_model_with_its_maps(family, tmp_path):
+    source = saved(small_model(family), tmp_path / "source")
+    kept, width = (0, 1, 4, 5), CONFIGS[family]().hidden_size
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    constant = family in ("llama", "gpt_oss")
+    maps = {
+        layer: LinearMap(drawn(width, width) / 4, drawn(width) if constant else None)
+        for layer in (1, 4)
+    }
+    checkpoint = open_model(None, str(source))
+    expected = mapped_logits(load(checkpoint), kept, maps)
+    folded = Folded(Compacted(checkpoint, kept), {1: maps[1], 2: maps[4]})
+    (tmp_path / "out").mkdir()
+    write_folder(folded, tmp_path / "out")
+    assert open_model(None, str(tmp_path / "out")).digest == folded.digest
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager")
+    ids, mask = small_batch()
+    with torch.no_grad():
+        found = model(input_ids=ids, attention_mask=mask).logits[mask == 1]
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    plain = load(Compacted(checkpoint, kept))
+    start = plain.start(ids, mask)
+    with torch.no_grad():
+        naive = plain.logits(plain.finish(plain.through(start)))[mask == 1]
+    assert (naive - expected).abs().max() > 1e-2
+    # In float64 the folded weights carry the map to the last digits but those of float32 norms.
+    wide = load(folded, dtype=torch.float64)
+    if family != "gpt_oss" and family != "qwen3_moe":  # grouped products of experts know none
+        reference = mapped_logits(load(checkpoint, dtype=torch.float64), kept, maps)
+        start = wide.start(ids, mask)
+        with torch.no_grad():
+            exact = wide.logits(wide.finish(wide.through(start)))[mask == 1]
+        torch.testing.assert_close(exact, reference, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+def test_families_with_a_norm_after_the_mlp_are_refused_with_the_reason(family, tmp_path):
+    decoder = Decoder(small_model(family))
+    with pytest.raises(
+        ConfigError, match=r"norm after down_proj .* compact.repair: \{type: none\}"
+    ):
+        fit(decoder, NextToken(decoder), batches(), KEPT, SingleWorker(tmp_path))
+    source = open_model(None, str(saved(decoder.model, tmp_path / "source")))
+    with pytest.raises(ConfigError, match="norm after down_proj"):
+        Folded(source, {})
+
+
+def test_what_cannot_be_fitted_or_folded_is_told(tmp_path):
+    source = open_model(None, str(saved(small_model("qwen3"), tmp_path / "source")))
+    eye = torch.eye(32, dtype=torch.float64)
+    with pytest.raises(ConfigError, match=r"has no bias.*compact.repair.bias: false"):
+        Folded(source, {0: LinearMap(eye, eye[0])})
+    with pytest.raises(ValueError, match=r"maps must be of layers 0\.\.5, found \[6\]"):
+        Folded(source, {6: LinearMap(eye)})
+    worker, decoder = SingleWorker(tmp_path / "w"), deep_decoder(layers=4)
+    objective = NextToken(decoder)
+    with pytest.raises(ConfigError, match="no sample here"):
+        fit(decoder, objective, [], (0, 3), worker)
+    with torch.no_grad():
+        decoder.blocks[1].mlp.down_proj.weight[0, 0] = torch.nan
+    with pytest.raises(ConfigError, match="hidden states at layer 0 must be finite"):
+        fit(decoder, objective, batches(), (0, 3), worker)
+    with pytest.raises(ConfigError, match="the loss of the model must be finite, found nan"):
+        measure(decoder, objective, batches(), (0, 1), worker)
