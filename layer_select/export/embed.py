@@ -8,6 +8,7 @@ Both serve as `pretrained` features of infnet. While it runs, finished parts sta
 `<out>.embedding/`: a second call goes on there. Shapes: B rows, D width.
 """
 
+import functools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from torch import Tensor
 from layer_select.config import LayerSelectConfig
 from layer_select.decoder import Decoder
 from layer_select.export.bundle import MODEL, Bundle, HistoryPrompt
-from layer_select.export.ranking import in_one_process, last_hidden
+from layer_select.export.ranking import held_bytes, hidden_of, in_one_process
 from layer_select.export.run import open_recommender, to_export
 from layer_select.opened import Opened, decoder_of, open_on_worker
 from layer_select.task.batch import TaskBatch
@@ -31,6 +32,7 @@ from layer_select.task.head import ITEM_HEAD, mean_embeddings, read_projection
 from layer_select.task.run import left_padded
 from rayrun import manifest, storage
 from rayrun.config import ConfigError, Json, digest_of
+from rayrun.data.sequences import Ints
 from rayrun.metrics import Result
 from rayrun.ray.session import session
 from rayrun.ray.train import run as run_on_ray
@@ -113,11 +115,12 @@ def plan(config: LayerSelectConfig, out: str) -> str:
         return "\n".join(lines)
     opened = open_recommender(_with_model(config, out))
     width = int(opened.checkpoint.config.hidden_size)
-    users = len(_with_history(opened)) if config.embed.users else 0
+    rows = _Rows(config, opened)
+    users = len(rows.users) if config.embed.users else 0
     lines += [
         f"model: {opened.checkpoint.where}",
         f"vectors: {len(opened.task.sequences.items):,} items, {users:,} users, width {width}",
-        f"parts: {sum(1 for _ in _parts(config, opened))} on {config.compute.workers} workers",
+        f"parts: {sum(1 for _ in rows.parts())} on {config.compute.workers} workers",
     ]
     return "\n".join(lines)
 
@@ -137,7 +140,8 @@ def on_worker(worker: Worker, argument: Json) -> Json:
         ConfigError: bad input, or the data here are others than where the run was started.
     """
     config, opened = open_on_worker(worker, argument, argument["task"])
-    mine = list(_parts(config, opened))[worker.rank :: worker.world_size]
+    rows = _Rows(config, opened)
+    mine = list(rows.parts())[worker.rank :: worker.world_size]
     places = [storage.join(argument["parts"], _name(kind, start)) for kind, start, _ in mine]
     missing = [(*part, at) for part, at in zip(mine, places, strict=True) if not storage.exists(at)]
     if missing:
@@ -149,7 +153,7 @@ def on_worker(worker: Worker, argument: Json) -> Json:
             attention="sdpa",
         )
         for done, (kind, start, stop, place) in enumerate(missing):
-            table = _table(config, opened, decoder, kind, start, stop)
+            table = _table(rows, decoder, kind, start, stop)
             with storage.open(place, "wb") as file:
                 pq.write_table(table, file)
             worker.progress(done + 1, len(missing), kind)
@@ -182,30 +186,39 @@ def _key(config: LayerSelectConfig, opened: Opened) -> str:
     return digest_of([FORMAT_VERSION, opened.digests, None if head is None else head.hex(), decide])
 
 
-def _parts(config: LayerSelectConfig, opened: Opened) -> Iterator[tuple[str, int, int]]:
-    """Kind, first and last row (exclusive) of every part; the same for any number of workers."""
-    counts = [(ITEMS, len(opened.task.sequences.items), ITEMS_AT_ONCE)]
-    if config.embed.users:
-        counts.append(
-            (USERS, len(_with_history(opened)), config.task.micro_batch * BATCHES_AT_ONCE)
-        )
-    for kind, count, step in counts:
-        for start in range(0, count, step):
-            yield kind, start, min(start + step, count)
+class _Rows:
+    """What gets a vector, cut into parts that are the same for any number of workers."""
+
+    def __init__(self, config: LayerSelectConfig, opened: Opened) -> None:
+        self.config, self.opened = config, opened
+
+    @functools.cached_property
+    def histories(self) -> list[Ints]:
+        """Items that training may see, of every user."""
+        return self.opened.task.sequences.training()
+
+    @functools.cached_property
+    def users(self) -> list[int]:
+        """Users that training has seen something of."""
+        return [n for n, items in enumerate(self.histories) if len(items)]
+
+    def parts(self) -> Iterator[tuple[str, int, int]]:
+        """Kind, first and last row (exclusive) of every part."""
+        counts = [(ITEMS, len(self.opened.task.sequences.items), ITEMS_AT_ONCE)]
+        if self.config.embed.users:
+            step = self.config.task.micro_batch * BATCHES_AT_ONCE
+            counts.append((USERS, len(self.users), step))
+        for kind, count, step in counts:
+            for start in range(0, count, step):
+                yield kind, start, min(start + step, count)
 
 
 def _name(kind: str, start: int) -> str:
     return f"{kind}-{start:012d}.parquet"
 
 
-def _with_history(opened: Opened) -> list[int]:
-    """Users that training has seen something of."""
-    return [n for n, items in enumerate(opened.task.sequences.training()) if len(items)]
-
-
-def _table(
-    config: LayerSelectConfig, opened: Opened, decoder: Decoder, kind: str, start: int, stop: int
-) -> pa.Table:
+def _table(rows: _Rows, decoder: Decoder, kind: str, start: int, stop: int) -> pa.Table:
+    config, opened = rows.config, rows.opened
     sequences = opened.task.sequences
     if kind == ITEMS:
         vectors = _item_vectors(opened, decoder, start, stop)
@@ -214,8 +227,8 @@ def _table(
             "title": sequences.titles[start:stop],
         }
     else:
-        users = _with_history(opened)[start:stop]
-        vectors = _user_vectors(config, opened, decoder, users)
+        users = rows.users[start:stop]
+        vectors = _user_vectors(rows, decoder, users)
         named = {"user": [sequences.users[user] for user in users]}
     if config.embed.normalise:
         vectors = torch.nn.functional.normalize(vectors, dim=1)
@@ -240,23 +253,17 @@ def _item_vectors(opened: Opened, decoder: Decoder, start: int, stop: int) -> Fl
     return vectors.float().cpu()
 
 
-def _user_vectors(
-    config: LayerSelectConfig, opened: Opened, decoder: Decoder, users: Sequence[int]
-) -> Float[Tensor, "B D"]:
-    histories = opened.task.sequences.training()
-    kept = config.task.max_history
-    rows = [opened.task.prompts.of(histories[user][-kept:]) for user in users]
-    order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
-    found: Tensor | None = None
-    for at in range(0, len(order), config.task.micro_batch):
-        some = order[at : at + config.task.micro_batch]
-        ids, mask = left_padded([rows[n] for n in some])
-        nothing = torch.zeros(len(some), dtype=torch.int64)
-        hidden = last_hidden(decoder, TaskBatch(ids=ids, mask=mask, sample=nothing, target=nothing))
-        found = hidden.new_empty(len(rows), hidden.shape[1]) if found is None else found
-        found[some] = hidden
-    assert found is not None, "no part is empty"
-    return found
+def _user_vectors(rows: _Rows, decoder: Decoder, users: Sequence[int]) -> Float[Tensor, "B D"]:
+    task, prompts = rows.config.task, rows.opened.task.prompts
+    asked = [prompts.of(rows.histories[user][-task.max_history :]) for user in users]
+    order = sorted(range(len(asked)), key=lambda n: len(asked[n]))
+    batches: list[TaskBatch] = []
+    for at in range(0, len(order), task.micro_batch):
+        some = torch.tensor(order[at : at + task.micro_batch])
+        ids, mask = left_padded([asked[n] for n in some.tolist()])
+        batches.append(TaskBatch(ids=ids, mask=mask, sample=some, target=torch.zeros_like(some)))
+    hidden, _ = hidden_of(decoder, batches, held_bytes(rows.config.score.execution))
+    return hidden
 
 
 def _finish(
@@ -268,16 +275,16 @@ def _finish(
     started: float,
     found: Json,
 ) -> Result:
-    sequences, users = opened.task.sequences, len(_with_history(opened))
+    sequences, rows = opened.task.sequences, _Rows(config, opened)
     details: Json = {
         "items": len(sequences.items),
-        "users": users if config.embed.users else 0,
-        "users_without_history": len(sequences.users) - users,
+        "users": len(rows.users) if config.embed.users else 0,
+        "users_without_history": len(sequences.users) - len(rows.users),
         "width": int(opened.checkpoint.config.hidden_size),
     }
     with storage.output(out) as staging:
-        for kind in (ITEMS, USERS) if config.embed.users else (ITEMS,):
-            starts = [start for of, start, _ in _parts(config, opened) if of == kind]
+        for kind in dict.fromkeys(kind for kind, _, _ in rows.parts()):
+            starts = [start for of, start, _ in rows.parts() if of == kind]
             _joined([storage.join(parts, _name(kind, start)) for start in starts], staging / kind)
         result = Result.of(
             "embed",

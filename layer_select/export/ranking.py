@@ -75,6 +75,11 @@ def in_one_process(execution: Execution) -> Execution:
     return execution
 
 
+def held_bytes(execution: Execution) -> int:
+    """`memory_bytes` of `hidden_of`: where weights are in place, nothing is gained by holding."""
+    return 0 if execution.type == "whole" else execution.activation_bytes
+
+
 @dataclass(frozen=True)
 class Ranking:
     """The best items of every sample, and where its target stands."""

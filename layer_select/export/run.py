@@ -20,7 +20,14 @@ from layer_select.export.answer import answered
 from layer_select.export.bundle import Bundle, HistoryPrompt
 from layer_select.export.modelfile import Beside
 from layer_select.export.models import WRITTEN, beside_source, refuse_unsayable, write_models
-from layer_select.export.ranking import Ranking, hidden_of, in_one_process, last_hidden, ranking
+from layer_select.export.ranking import (
+    Ranking,
+    held_bytes,
+    hidden_of,
+    in_one_process,
+    last_hidden,
+    ranking,
+)
 from layer_select.export.report import report
 from layer_select.opened import DTYPES, Opened, decoder_of, open_inputs, with_model
 from layer_select.sources import Checkpoint, Gguf, HuggingFace
@@ -243,8 +250,7 @@ class _Export:
         return decoder
 
     def _hidden(self, decoder: Decoder) -> tuple[torch.Tensor, torch.Tensor]:
-        held = 0 if self.execution.type == "whole" else self.execution.activation_bytes
-        return hidden_of(decoder, self.batches, held)
+        return hidden_of(decoder, self.batches, held_bytes(self.execution))
 
     def _vectors(self, decoder: Decoder) -> torch.Tensor:
         objective = self.opened.task.objective(decoder)

@@ -124,7 +124,7 @@ def test_vectors_that_are_not_finite_are_refused(config, tiny_model, tmp_path):
     broken.body.embed_tokens.weight.data[:] = torch.nan
     message = "the model gives items vectors that are not finite; is it damaged"
     with pytest.raises(ConfigError, match=message):
-        verb._table(config, open_inputs(config), broken, "items", 0, 5)
+        verb._table(verb._Rows(config, open_inputs(config)), broken, "items", 0, 5)
 
 
 def test_the_plan_counts_the_vectors(config, tiny_config):
