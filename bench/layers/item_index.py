@@ -10,6 +10,7 @@ whose tokens are the same in another order tie.
 """
 
 import argparse
+import os
 import resource
 import time
 from pathlib import Path
@@ -74,7 +75,8 @@ def main() -> None:
             f"({arguments.language}), width {vectors.shape[1]}, {len(hidden)} users, one thread. "
             f"Built in {built:.0f} s; {index.size_bytes / 2**20:.0f} MiB beside "
             f"{vectors.nbytes / 2**20:.0f} MiB of vectors; peak while building "
-            f"{(memory() - before) / 2**20:.0f} MiB above what there was.",
+            f"{(memory() - before) / 2**20:.0f} MiB above what there was. Load of the machine "
+            f"while measuring: {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores.",
             "",
             *lines,
             "",

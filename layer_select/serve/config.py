@@ -24,7 +24,7 @@ class Faiss(Config):
     """Items above which the index is used."""
     lists: NonNegativeInt = 0
     """Cells that the items are divided into; 0: the square root of the number of items."""
-    probes: PositiveInt = 64
+    probes: PositiveInt = 128
     """Cells that are searched for one user."""
     refine: PositiveInt = 4
     """Times k items are found by their codes, and k of them kept by their exact scores."""
