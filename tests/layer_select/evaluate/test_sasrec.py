@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from layer_select.evaluate import sasrec_run
 from layer_select.evaluate.config import SasRec
 from layer_select.evaluate.popularity import popularity
 from layer_select.evaluate.sasrec import SasRecNetwork
 from layer_select.evaluate.sasrec_training import STATE, measure, questions, train
+from layer_select.task.config import SequenceData
 from layer_select.task.ranking import rank_metrics, ranks
-from rayrun.config import ConfigError
-from rayrun.data.sequences import Sequences
+from rayrun import manifest
+from rayrun.config import ConfigError, validate
+from rayrun.data.sequences import Sequences, open_sequences
 from rayrun.ray.worker import SingleWorker
 
 ITEMS = 24
@@ -150,3 +153,32 @@ def test_bad_input_is_refused_with_a_remedy(cycle, tmp_path):
         train(SingleWorker(tmp_path), SMALL, short)
     with pytest.raises(ConfigError, match="the loss of SASRec must be finite, found nan in epoch"):
         train(SingleWorker(tmp_path), SMALL.model_copy(update={"lr": 1e30}), cycle)
+
+
+def test_a_trained_sasrec_is_read_back_and_a_damaged_one_is_refused(tmp_path):
+    source = {"type": "simulate", "users": 60, "items": 30, "rows": 900}
+    data = validate(SequenceData, {"source": source}, where="test")
+    sequences = open_sequences(data)
+    rival = SMALL.model_copy(update={"epochs": 1})
+    argument = {
+        "rival": rival.to_dict(),
+        "data": data.to_dict(),
+        "digest": sequences.digest,
+        "threads": torch.get_num_threads(),
+        "infnet_data": "",
+        "weights": str(tmp_path / "made" / sasrec_run.WEIGHTS),
+    }
+    told = sasrec_run.on_worker(SingleWorker(tmp_path / "state"), argument)
+    assert told["epochs"] == 1
+    place = str(tmp_path / "made")
+    manifest.write(place, kind=sasrec_run.KIND, format_version=1, config=rival)
+    direct, _ = train(SingleWorker(tmp_path / "direct"), rival, sequences)
+    again = sasrec_run.read(place, len(sequences.titles))
+    for name, value in direct.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    with pytest.raises(ConfigError, match="sasrec.safetensors is damaged or of another catalogue"):
+        sasrec_run.read(place, len(sequences.titles) + 1)
+    with pytest.raises(ConfigError, match="differs between the machines of the run: sha256:other"):
+        sasrec_run.on_worker(
+            SingleWorker(tmp_path / "other"), {**argument, "digest": "sha256:other"}
+        )
