@@ -298,5 +298,5 @@ class _Sums:
             cross = cross - torch.outer(made, wanted) / count
         eye = torch.eye(width, dtype=torch.float64)
         hold = hold or 1.0  # an MLP that gives nothing: any λ gives the identity
-        matrix = torch.linalg.solve(square + hold * eye, cross + hold * eye)
+        matrix = torch.linalg.solve(square + hold * eye, cross + hold * eye).contiguous()
         return LinearMap(matrix, (wanted - made @ matrix) / count if bias else None)
