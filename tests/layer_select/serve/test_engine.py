@@ -77,8 +77,9 @@ def test_a_pass_that_does_not_fit_into_memory_is_halved_and_says_so():
     decoder.body.register_forward_pre_hook(out_of_memory, with_kwargs=True)
     engine = TransformersEngine(decoder, batch_tokens=1000, prefix_cache_bytes=0)
     prompts = [Prompt([n, 4, 5], [3]) for n in range(3, 11)]
-    with pytest.warns(UserWarning, match="does not suffice for 8 prompts.*batch_tokens is 12"):
+    with pytest.warns(UserWarning, match="memory does not suffice for") as said:
         found = engine.last_hidden(prompts)
+    assert "for 8 prompts at once; serve.batch_tokens is 12 from here on" in str(said[0].message)
     assert rows == [8, 4, 2, 2, 4, 2, 2]
     rows.clear()
     torch.testing.assert_close(engine.last_hidden(prompts), found)

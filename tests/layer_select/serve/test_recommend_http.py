@@ -25,7 +25,7 @@ from rayrun.config import ConfigError
 from rayrun.metrics import Result
 from rayrun.ray.compute import LocalCompute
 from rayrun.ray.serve import deploy as deploy_application
-from rayrun.ray.serve import serving
+from rayrun.ray.serve import deployment_options, serving
 
 ROOT = Path(__file__).parents[3]
 BESIDE = OPTIONS.model_copy(update={"route_prefix": "/recommender", "max_body_bytes": 20_000})
@@ -168,6 +168,11 @@ def test_a_server_prints_where_it_answers_and_ends_when_it_is_told_to(
 
 # ---------------------------------------------------------------------------------------------
 # Without Ray
+
+
+def test_a_replica_asks_ray_for_the_gpus_that_it_is_given():
+    assert deployment_options(OPTIONS)["ray_actor_options"] == {"num_cpus": 0.5}
+    assert deployment_options(OPTIONS, 1)["ray_actor_options"] == {"num_cpus": 0.5, "num_gpus": 1}
 
 
 def test_the_document_is_valid_and_its_examples_fit_their_schemas(served_bundle):
