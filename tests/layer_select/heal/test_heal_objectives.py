@@ -71,6 +71,7 @@ def test_rest_without_mass_gives_no_nan():
     found = divergence(student, top(teacher, 1, 1.0), 1.0).sum()
     found.backward()
     assert found.item() == pytest.approx(math.log(3), rel=1e-12)
+    assert student.grad is not None
     assert bool(torch.isfinite(student.grad).all())
 
 

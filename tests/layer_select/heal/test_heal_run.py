@@ -116,6 +116,7 @@ def test_a_second_student_of_the_teacher_uses_what_it_said(compact, quick, cache
     assert begun.kept == KEPT
     begun = begin(Cut(kept=(0, 2), model=str(place)), open_inputs(quick).checkpoint)
     assert begun.kept == (0, 11)
+    assert begun.origin is not None
     assert len(begun.origin.stages) == 1
 
 
@@ -268,6 +269,7 @@ def test_stages_choose_again_and_stand(heal_config, ray_session, tmp_path):
     assert stage["layers"] == len(stage["kept"]) == 4
     assert set(result.details["kept"]) <= set(stage["kept"])
     origin = Origin.read(out)
+    assert origin is not None
     assert [s["verb"] for s in origin.stages] == ["heal", "heal"]
     assert list(origin.kept) == result.details["kept"]
     assert AutoModelForCausalLM.from_pretrained(out).config.num_hidden_layers == 2
