@@ -108,8 +108,9 @@ def _named(device: torch.device) -> str:
 def peak_bytes(job: Json, device: torch.device) -> int | None:
     """Most memory that one model takes to load and run one batch, in a process of its own.
 
-    On a GPU its allocations; on a CPU anonymous pages beyond those of the libraries. None where the
-    system does not tell (only Linux does), or the process failed.
+    On a GPU its allocations; on a CPU anonymous pages beyond those of the libraries, which of a
+    model below some MiB tell little: it fits into pages that loading the libraries has freed. None
+    where the system does not tell (only Linux does), or the process failed.
 
     Args:
         job: `model` and `place` of the checkpoint, `dtype`, `batch`, `length`, `threads`.
