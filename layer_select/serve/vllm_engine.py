@@ -5,6 +5,7 @@ Nothing here has run yet: it is written to the documentation of vLLM, for a mach
 
 import importlib
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -31,19 +32,16 @@ class VllmEngine(Engine):
         Raises:
             ConfigError: vLLM is not installed, or there is no GPU.
         """
-        try:
-            vllm: Any = importlib.import_module("vllm")
-        except ImportError:
+        missing = [] if find_spec("vllm") else ["vllm is not installed"]
+        missing += [] if torch.cuda.is_available() else ["no GPU is to be seen"]
+        if missing:
             raise ConfigError(
-                "serve.engine.type is vllm, which is not installed; pip install "
-                "'infnet-ray[vllm]' on a machine with a GPU, or set serve.engine.type: transformers"
-            ) from None
-        if not torch.cuda.is_available():
-            raise ConfigError(
-                "serve.engine.type is vllm, which needs a GPU, and none is to be seen where the "
-                "replica runs; set serve.gpus_per_replica: 1 on a machine with one, or "
+                "serve.engine.type is vllm, which needs a GPU and the extra `vllm` where the "
+                f"replica runs, but {' and '.join(missing)}; pip install 'infnet-ray[vllm]' on a "
+                "machine with a GPU and set serve.gpus_per_replica: 1, or set "
                 "serve.engine.type: transformers"
             )
+        vllm: Any = importlib.import_module("vllm")
         config_module: Any = importlib.import_module("vllm.config")
         self._tokens: Any = importlib.import_module("vllm.inputs").TokensPrompt
         self._model: Any = vllm.LLM(

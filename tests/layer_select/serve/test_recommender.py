@@ -211,7 +211,10 @@ def test_a_sample_of_another_catalogue_is_refused(copied):
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        (Vllm(), "serve.engine.type is vllm, which is not installed"),
+        (
+            Vllm(),
+            "needs a GPU and the extra `vllm` .* vllm is not installed and no GPU is to be seen",
+        ),
         (Transformers(device="cuda"), "serve.engine.device is cuda, but no GPU is to be seen"),
     ],
 )
