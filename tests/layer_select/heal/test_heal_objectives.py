@@ -1,14 +1,18 @@
 """Objectives against plain loops in float64, and what the section refuses."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
 from layer_select.heal.config import Heal, Narrow
+from layer_select.heal.objectives import TaskLoss, Tokens
+from layer_select.heal.objectives.base import Lesson
 from layer_select.heal.objectives.hidden import mapping
 from layer_select.heal.objectives.kl import divergence
+from layer_select.heal.recommender import Recommender
 from layer_select.heal.signals import top
 from rayrun.config import ConfigError, validate
 
@@ -138,3 +142,24 @@ def test_cross_entropy_of_the_task_counts_every_end_of_a_title(tiny_healing):
     assert counts[healing.names.index("task")] == len(items)
     torch.testing.assert_close(found["task"], torch.stack(items).mean(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found["tokens"], torch.stack(tokens).mean(), rtol=1e-5, atol=1e-5)
+
+
+def test_other_tasks_have_their_own_targets(tiny_healing):
+    """Titles are their tokens; answers are told apart by the two logits after the question."""
+    healing, rows = tiny_healing
+    batch = rows[slice(0, 2)].rows
+    asked = batch.answers.clone()
+    asked[0, 4], asked[1, 7] = 1, 0
+    batch = replace(batch, answers=asked)
+    student = Recommender(healing.student.decoder, torch.eye(32), [[5]], answers=[7, 9])
+    with torch.no_grad():
+        seen = student.see(batch)
+        lesson = Lesson(seen, {}, {}, "likelihood")
+        found = TaskLoss().loss(lesson)
+        torch.testing.assert_close(found, Tokens().loss(lesson), rtol=0, atol=0)
+        assert int(TaskLoss().targets(batch, "yes_no").sum()) == 2
+        logits = student.model.lm_head(seen.normed)
+        pairs = [(logits[0, 4][[7, 9]], 1), (logits[1, 7][[7, 9]], 0)]
+        expected = sum(cross_entropy(pair, torch.tensor(right)) for pair, right in pairs)
+        answered = TaskLoss().loss(replace(lesson, task="yes_no"))
+    torch.testing.assert_close(answered, torch.as_tensor(expected), rtol=1e-5, atol=1e-5)

@@ -124,6 +124,7 @@ def test_a_second_student_of_the_teacher_uses_what_it_said(compact, quick, cache
     ("start", "settings", "learnt"),
     [
         (Cut(kept=KEPT), ["heal.train={type: lora, rank: 4}"], 0.3),
+        (Cut(kept=KEPT), ["heal.train={type: lora, rank: 4}", "heal.zero_stage=3"], 0.3),
         (Random(kept=KEPT), [], 1.0),
         (Narrow(layers=2, width=24, feed_forward=40, heads=2, key_value_heads=2), [], 1.0),
         (Cut(kept=KEPT), ["heal.teacher={type: online}"], 1.0),
