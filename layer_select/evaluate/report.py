@@ -10,7 +10,10 @@ from rayrun.object_store import human
 from rayrun.report import Report, Value, figure
 from rayrun.report.page import show
 
-ORDER = ("ndcg@5", "ndcg@10", "mrr", "hr@5", "hr@10", "rmse", "mae", "accuracy")
+ORDER = ("ndcg@10", "mrr", "hr@10", "ndcg@5", "hr@5", "rmse", "mae", "accuracy")
+ABREAST = 2
+"""Metrics beside each other on a page; more need a second table."""
+
 ARTEFACT = {
     "amazon_beauty2014_seq": "Beauty",
     "amazon_toys2014_seq": "Toys",
@@ -34,18 +37,14 @@ def report(config: LayerSelectConfig, result: Result) -> Report:
         page.heading(_heading(domain, told))
         for note in _notes(told, details):
             page.text(note)
-        headers, rows = metric_rows(told, details)
-        page.table(
-            headers,
-            rows,
-            caption=f"{told['samples']:,} test samples of {told['users']:,} users, full "
-            "catalogue, ties against the model; 95 % user-bootstrap intervals",
+        caption = (
+            f"{told['samples']:,} test samples of {told['users']:,} users, full catalogue, ties "
+            "against the model; 95 % user-bootstrap intervals"
         )
-        headers, rows = difference_rows(told)
-        page.table(headers, rows, caption=f"{subject} − model, paired over users")
+        _abreast(page, *metric_rows(told, details), caption)
+        _abreast(page, *difference_rows(told), f"{subject} − model, paired over users")
         if told["retained"]:
-            headers, rows = retained_rows(told)
-            page.table(headers, rows, caption="student / full, paired over users")
+            _abreast(page, *retained_rows(told), "Paired over users")
     head = details["domains"]["next_item"]["models"]
     if "ndcg@10" in head["full"]:
         page.plot(
@@ -62,6 +61,17 @@ def report(config: LayerSelectConfig, result: Result) -> Report:
     return page
 
 
+def _abreast(page: Report, headers: list[str], rows: Rows, caption: str) -> None:
+    """As many tables as it takes for none to be wider than the page."""
+    for start in range(1, len(headers), ABREAST):
+        some = slice(start, start + ABREAST)
+        page.table(
+            [headers[0], *headers[some]],
+            [[row[0], *row[some]] for row in rows],
+            caption=caption if start == 1 else "",
+        )
+
+
 def markdown(config: LayerSelectConfig, result: Result) -> str:
     """The tables as Markdown."""
     details = result.details
@@ -73,7 +83,7 @@ def markdown(config: LayerSelectConfig, result: Result) -> str:
         parts += [_table(*metric_rows(told, details)), f"{details['subject']} − model:"]
         parts.append(_table(*difference_rows(told)))
         if told["retained"]:
-            parts += ["student / full:", _table(*retained_rows(told))]
+            parts += [_table(*retained_rows(told))]
     parts += ["## Size and speed", _table(*size_rows(details))]
     if details["timing"]:
         parts += [_table(*timing_rows(details["timing"])), _timing_caption(details["timing"])]
@@ -84,10 +94,10 @@ def target_rows(targets: Sequence[Json]) -> tuple[list[str], Rows]:
     """What is asked, found, and whether it is met."""
     rows: Rows = []
     for line in targets:
-        verdict = line["met"] + (f": {line['why']}" if line["why"] else "")
-        found = "–" if line["value"] is None else _interval(line, "value")
-        rows.append([line["name"], line["asked"], found, verdict])
-    return ["target", "asked", "found", "verdict"], rows
+        verdict = line["met"] + (f"\n{line['why']}" if line["why"] else "")
+        found = "–" if line["value"] is None else _interval(line, "value", digits=3)
+        rows.append([f"{line['name']}\n{line['asked']}", found, verdict])
+    return ["target", "found", "verdict"], rows
 
 
 def metric_rows(told: Json, details: Json) -> tuple[list[str], Rows]:
@@ -112,7 +122,11 @@ def difference_rows(told: Json) -> tuple[list[str], Rows]:
 def retained_rows(told: Json) -> tuple[list[str], Rows]:
     """Share of the full model's value."""
     names = _metrics(told["retained"])
-    return names, [[_interval(told["retained"][n]) for n in names]]
+    row: list[Value] = [
+        "student / full",
+        *(_interval(told["retained"][n], digits=3) for n in names),
+    ]
+    return ["", *names], [row]
 
 
 def size_rows(details: Json) -> tuple[list[str], Rows]:
@@ -135,7 +149,7 @@ def size_rows(details: Json) -> tuple[list[str], Rows]:
     if "random_0" in details["models"]:
         row = next(row for row in rows if row[0] == "random")
         row[2] = "drawn"
-    return ["model", "layers", "of the full model", "in layers", "in all", "disk"], rows
+    return ["model", "layers", "kept", "parameters in layers", "in all", "disk"], rows
 
 
 def timing_rows(timing: Json) -> tuple[list[str], Rows]:
@@ -245,7 +259,7 @@ def _shown(models: Json, subject: str) -> list[tuple[str, Json]]:
 
 def _named(model: str, details: Json) -> str:
     told = details["models"].get(model if model != "random" else "random_0")
-    return _words(model) + (", healed" if told and told["healed"] else "")
+    return _words(model) + ("\nhealed" if told and told["healed"] else "")
 
 
 def _words(name: str) -> str:
@@ -270,7 +284,7 @@ def _line(found: Json, digits: int = 4) -> str:
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{part:,}\n{part / whole:.1%}"
+    return f"{part / 1e6:,.2f} M\n{part / whole:.1%}"
 
 
 def _ranges(layers: Sequence[int] | None) -> str:

@@ -8,7 +8,6 @@ While it runs, what is finished stands beside it in `<out>.evaluating/`; SASRec 
 are kept in the cache by what they are made from. A second call goes on there.
 """
 
-import os
 import time
 
 from safetensors.torch import load as load_tensors
@@ -29,6 +28,7 @@ from layer_select.evaluate.contestants import (
 from layer_select.evaluate.finish import Found, finish
 from layer_select.evaluate.worker import HOME, TRANSFER, file_of, on_worker, transfer_task
 from layer_select.opened import Opened, open_inputs, with_model
+from layer_select.places import data_root
 from layer_select.task.run import RecommendationTask
 from rayrun import manifest, storage
 from rayrun.config import ConfigError, digest_of
@@ -94,7 +94,7 @@ def evaluate(config: LayerSelectConfig, out: str) -> Result:
                     "domains": {name: task.sequences.digest for name, task in domains.items()},
                     "sasrec": _sasrec(config, domains, root),
                     "task": opened.digests["task"],
-                    "infnet_data": os.environ.get("INFNET_DATA", ""),
+                    "infnet_data": data_root(),
                     "state": storage.join(state, key.removeprefix("sha256:")[:16]),
                 },
                 compute=config.compute,

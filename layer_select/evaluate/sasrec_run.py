@@ -5,8 +5,6 @@
 One worker trains, whatever the run has, so that the rival is the same on one and on many.
 """
 
-import os
-
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -15,6 +13,7 @@ from layer_select.config import LayerSelectConfig
 from layer_select.evaluate.config import SasRec
 from layer_select.evaluate.sasrec import SasRecNetwork
 from layer_select.evaluate.sasrec_training import train
+from layer_select.places import data_root, use_data_root
 from layer_select.task.config import SequenceData
 from rayrun import manifest, storage
 from rayrun.config import ConfigError, Json, digest_of, validate
@@ -64,7 +63,7 @@ def trained(
                 "data": data.to_dict(),
                 "digest": sequences.digest,
                 "threads": max(1, int(config.compute.cpus_per_worker)),
-                "infnet_data": os.environ.get("INFNET_DATA", ""),
+                "infnet_data": data_root(),
                 "weights": storage.join(state, WEIGHTS),
             },
             compute=config.compute.model_copy(update={"workers": 1}),
@@ -94,8 +93,7 @@ def on_worker(worker: Worker, argument: Json) -> Json:
     Raises:
         ConfigError: as `sasrec_training.train`, or the data here are others than those of `digest`.
     """
-    if argument["infnet_data"]:
-        os.environ.setdefault("INFNET_DATA", argument["infnet_data"])
+    use_data_root(argument["infnet_data"])
     if worker.device.type == "cpu":
         torch.set_num_threads(argument["threads"])
     rival = validate(SasRec, argument["rival"], where="the configuration of SASRec")

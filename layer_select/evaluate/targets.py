@@ -64,16 +64,16 @@ def targets(
     ]  # fmt: skip
     for metric in JUDGED:
         kept = compared["retained"].get(metric)
-        asked = f"≥ {RETAINED:.0%} of the full model, lower end ≥ {RETAINED_LOW:.0%}"
+        asked = f"≥ {RETAINED:.0%}, lower end ≥ {RETAINED_LOW:.0%}"
         met = None
         if kept is not None and kept["low"] is not None:
             met = kept["mean"] >= RETAINED and kept["low"] >= RETAINED_LOW
-        lines.append(_line(f"{metric} retained", asked, kept, met, "there is no such ratio"))
+        lines.append(_line(f"{metric} retained", asked, kept, met, "no such ratio"))
     for rival in BEATEN:
         found = compared["differences"].get(rival, {}).get("ndcg@10")
         met = None if found is None or found["low"] is None else found["low"] > 0
-        asked = "NDCG@10 difference above 0"
-        lines.append(_line(f"better than {rival}", asked, found, met, "it is not in the table"))
+        asked = "NDCG@10, above 0"
+        lines.append(_line(f"better than {rival}", asked, found, met, "not in the table"))
     return [*lines, _speed(sizes, timing), _repair(repairs)]
 
 
@@ -84,13 +84,13 @@ def _line(name: str, asked: str, found: Json | None, met: bool | None, why: str)
 
 
 def _speed(sizes: Mapping[str, Json], timing: Json | None) -> Target:
-    name, asked = "prefill, times faster", f"≥ {FASTER} at batch ≥ {BATCH}, width ≥ {WIDTH}"
+    name, asked = "prefill, times faster", f"≥ {FASTER}; batch ≥ {BATCH}, width ≥ {WIDTH}"
     if timing is None:
         return Target(name, asked, None, None, None, None, "nothing was timed")
     found = timing["ratios"]["student"]
     width = sizes["full"]["width"]
     if timing["batch"] < BATCH or width < WIDTH:
-        why = f"measured at batch {timing['batch']} and width {width}"
+        why = f"batch {timing['batch']}, width {width}"
         return Target(name, asked, found["mean"], found["low"], found["high"], None, why)
     met = found["low"] >= FASTER
     return Target(name, asked, found["mean"], found["low"], found["high"], met)
@@ -99,6 +99,6 @@ def _speed(sizes: Mapping[str, Json], timing: Json | None) -> Target:
 def _repair(repairs: Sequence[GapRepair]) -> Target:
     name, asked = "loss gained by repair", "≥ 0 before healing"
     if not repairs:
-        return Target(name, asked, None, None, None, None, "no gap was repaired")
+        return Target(name, asked, None, None, None, None, "no repair")
     gained = sum(r.loss_before - r.loss_after for r in repairs if r.used)
     return Target(name, asked, gained, None, None, gained >= 0)
