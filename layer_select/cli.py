@@ -88,7 +88,7 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         name="evaluate",
-        help="the smaller model beside the full one, popularity, SASRec and other choices of layers",
+        help="the smaller model beside the full one, popularity, SASRec and other layers",
         run="layer_select.evaluate.run:evaluate",
         config=CONFIG,
         plan="layer_select.evaluate.run:plan",
@@ -107,6 +107,13 @@ VERBS: tuple[Verb, ...] = (
         sections=("data", "task", "select", "heal"),
         inputs=("plan", "student"),
         reads="layer_select.keys:to_score",
+    ),
+    Verb(
+        name="run",
+        help="score, select, compact, heal, evaluate and export in one go",
+        run="layer_select.run:run",
+        config=CONFIG,
+        plan="layer_select.run:plan",
     ),
     Verb(
         name="serve",

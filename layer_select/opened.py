@@ -4,7 +4,6 @@ config = with_model(config, out)             # made by `pretrain:` where no mode
 opened = open_inputs(config)
 """
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +13,7 @@ from layer_select.config import LayerSelectConfig
 from layer_select.decoder import Decoder
 from layer_select.importance.execution import Execution
 from layer_select.importance.zero3 import Zero3Decoder
+from layer_select.places import absolute, use_data_root
 from layer_select.sources import Checkpoint, load, open_model, stream
 from layer_select.sources.beside import Beside
 from layer_select.sources.skeleton import Attention
@@ -43,6 +43,8 @@ class Opened:
 def with_model(config: LayerSelectConfig, out: str) -> LayerSelectConfig:
     """The configuration with a model: where none is named, the one that `pretrain:` makes.
 
+    Its paths are absolute from here on.
+
     Args:
         config: the whole run.
         out: of the verb; the model made is kept beside it, or in `config.cache`.
@@ -50,6 +52,7 @@ def with_model(config: LayerSelectConfig, out: str) -> LayerSelectConfig:
     Raises:
         ConfigError: neither a model nor `pretrain:` is given, or pretraining fails.
     """
+    config = absolute(config)
     if config.model is not None or config.inputs.model:
         return config
     if config.pretrain is None:
@@ -122,8 +125,7 @@ def open_on_worker(worker: Worker, argument: Json, task: str) -> tuple[LayerSele
     Raises:
         ConfigError: bad input, or the data here are others than where the run was started.
     """
-    if argument["infnet_data"]:
-        os.environ.setdefault("INFNET_DATA", argument["infnet_data"])
+    use_data_root(argument["infnet_data"])
     config = validate(LayerSelectConfig, argument["config"], where="the configuration of the run")
     if worker.device.type == "cpu":
         torch.set_num_threads(max(1, int(config.compute.cpus_per_worker)))

@@ -10,7 +10,6 @@ model stands, so that a second call goes on from there. Without repair no Ray is
 """
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from layer_select.opened import (
     open_on_worker,
     with_model,
 )
+from layer_select.places import data_root
 from layer_select.plan import Plan
 from layer_select.sources import Checkpoint
 from layer_select.sources.huggingface_write import files_of, write_folder
@@ -269,7 +269,7 @@ def _fitted(config: LayerSelectConfig, work: _Work, state: str) -> tuple[list[Ga
                 "key": work.key,
                 "kept": list(work.plan.kept),
                 "task": work.opened.task.digest,
-                "infnet_data": os.environ.get("INFNET_DATA", ""),
+                "infnet_data": data_root(),
                 "maps": place,
             },
             compute=config.compute,

@@ -9,7 +9,6 @@ Both serve as `pretrained` features of infnet. While it runs, finished parts sta
 """
 
 import functools
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from layer_select.export.bundle import MODEL, Bundle, HistoryPrompt
 from layer_select.export.ranking import held_bytes, hidden_of, in_one_process
 from layer_select.export.run import open_recommender, to_export
 from layer_select.opened import Opened, decoder_of, open_on_worker
+from layer_select.places import data_root
 from layer_select.task.batch import TaskBatch
 from layer_select.task.head import ITEM_HEAD, mean_embeddings, read_projection
 from layer_select.task.run import left_padded
@@ -88,7 +88,7 @@ def embed(config: LayerSelectConfig, out: str) -> Result:
                 {
                     "config": config.to_dict(),
                     "task": opened.task.digest,
-                    "infnet_data": os.environ.get("INFNET_DATA", ""),
+                    "infnet_data": data_root(),
                     "parts": parts,
                 },
                 compute=config.compute,

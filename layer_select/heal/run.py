@@ -8,7 +8,6 @@ While it runs, its state stands beside it in `<out>.healing/`: checkpoints, what
 and of a run in stages the stages that are done.
 """
 
-import os
 import shutil
 import tempfile
 import time
@@ -24,6 +23,7 @@ from layer_select.heal.start import AnyStart, Cut, Folder, Random
 from layer_select.heal.students import Begun, begin
 from layer_select.heal.work import HEALED, on_worker, schedule_of, taught, text_maker
 from layer_select.opened import Opened, open_inputs, with_model
+from layer_select.places import data_root
 from layer_select.plan import Plan
 from layer_select.sources import open_model
 from rayrun import manifest, storage
@@ -106,7 +106,7 @@ def heal_model(
             "start": start.to_dict(),
             "key": key,
             "digests": opened.digests,
-            "infnet_data": os.environ.get("INFNET_DATA", ""),
+            "infnet_data": data_root(),
             "model": storage.join(state, HEALED),
             "cache": storage.absolute(cache) or storage.join(state, "teacher"),
         }

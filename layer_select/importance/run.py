@@ -7,7 +7,6 @@
 While it runs, what is finished stands beside it in `<out>.scoring/`: a second call goes on there.
 """
 
-import os
 import time
 from contextlib import ExitStack
 
@@ -23,6 +22,7 @@ from layer_select.importance.measure import Measured, measure
 from layer_select.importance.memory import Memory, Sizes, memory, removal_bytes
 from layer_select.importance.report import report
 from layer_select.opened import DTYPES, Opened, decoder_of, open_inputs, open_on_worker, with_model
+from layer_select.places import data_root
 from layer_select.scores import FORMAT_VERSION, Scores
 from layer_select.sources.skeleton import skeleton
 from rayrun import manifest, storage
@@ -79,7 +79,7 @@ def score(config: LayerSelectConfig, out: str) -> Result:
                 "config": config.to_dict(),
                 "key": key,
                 "task": opened.digests["task"],
-                "infnet_data": os.environ.get("INFNET_DATA", ""),
+                "infnet_data": data_root(),
                 "state": state,
                 "samples": place,
             },

@@ -7,7 +7,6 @@
 While it trains, its resumable state stands beside it in `<out>.training/`.
 """
 
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 from layer_select.config import LayerSelectConfig
 from layer_select.decoder import Decoder
+from layer_select.places import absolute, data_root, use_data_root
 from layer_select.pretrain import build, loop, teacher
 from layer_select.pretrain.report import report
 from layer_select.task.head import ITEM_HEAD, written_projection
@@ -54,6 +54,7 @@ def pretrain(config: LayerSelectConfig, out: str) -> Result:
             continues.
     """
     started = time.monotonic()
+    config = absolute(config)
     section = build.section(config)
     out = storage.absolute(out)
     with storage.claim(out):
@@ -71,7 +72,7 @@ def pretrain(config: LayerSelectConfig, out: str) -> Result:
                 "config": config.to_dict(),
                 "tokenizer": tokenizer,
                 "data": sequences.digest,
-                "infnet_data": os.environ.get("INFNET_DATA", ""),
+                "infnet_data": data_root(),
                 "model": storage.join(state, MODEL),
             },
             compute=config.compute,
@@ -206,8 +207,7 @@ def on_worker(worker: Worker, argument: Json) -> Json:
     Raises:
         ConfigError: bad input, or the data here are not those of `data`.
     """
-    if argument["infnet_data"]:
-        os.environ.setdefault("INFNET_DATA", argument["infnet_data"])
+    use_data_root(argument["infnet_data"])
     config = validate(LayerSelectConfig, argument["config"], where="the configuration of the run")
     section = build.section(config)
     if worker.device.type == "cpu":

@@ -8,7 +8,6 @@ on there.
 """
 
 import json
-import os
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,6 +20,7 @@ from layer_select.config import LayerSelectConfig
 from layer_select.decoder import Decoder
 from layer_select.families import constraints
 from layer_select.opened import Opened, decoder_of, open_inputs, open_on_worker, with_model
+from layer_select.places import data_root
 from layer_select.plan import FORMAT_VERSION, Plan
 from layer_select.scores import Scores
 from layer_select.selection.budget import Costs, TimeBudget, layers_within
@@ -87,7 +87,7 @@ def select(config: LayerSelectConfig, out: str) -> Result:
                 "key": key,
                 "digests": opened.digests,
                 "scores": None if scores is None else scores.to_dict(),
-                "infnet_data": os.environ.get("INFNET_DATA", ""),
+                "infnet_data": data_root(),
                 "state": state,
             },
             compute=config.compute,

@@ -7,7 +7,6 @@ The model runs once over the training events on Ray Train; the fit itself takes 
 (`layer_select.task.rating_fit`). Training the head with the model is what `heal` is for.
 """
 
-import os
 import time
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from layer_select.config import LayerSelectConfig
 from layer_select.decoder import Decoder
 from layer_select.opened import decoder_of, with_model
+from layer_select.places import data_root, use_data_root
 from layer_select.sources import Checkpoint, open_model
 from layer_select.task.batch import TaskBatch
 from layer_select.task.config import RatingTask
@@ -75,7 +75,7 @@ def fit_head(config: LayerSelectConfig, out: str) -> Result:
             {
                 "config": config.to_dict(),
                 "task": task.digest,
-                "infnet_data": os.environ.get("INFNET_DATA", ""),
+                "infnet_data": data_root(),
                 "head": place,
             },
             compute=config.compute,
@@ -129,8 +129,7 @@ def on_worker(worker: Worker, argument: Json) -> Json:
     Raises:
         ConfigError: bad input, or the data here are others than where the run was started.
     """
-    if argument["infnet_data"]:
-        os.environ.setdefault("INFNET_DATA", argument["infnet_data"])
+    use_data_root(argument["infnet_data"])
     config = validate(LayerSelectConfig, argument["config"], where="the configuration of the run")
     if worker.device.type == "cpu":
         torch.set_num_threads(max(1, int(config.compute.cpus_per_worker)))

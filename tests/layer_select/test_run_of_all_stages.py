@@ -1,0 +1,84 @@
+"""`layer-select run`: the whole way of a small decoder, from its layers to a bundle."""
+
+import json
+
+import pytest
+
+from layer_select.cli import main
+from layer_select.export.bundle import Bundle
+from layer_select.plan import Plan
+from layer_select.run import STAGES
+from rayrun import manifest, storage
+from tests.layer_select.conftest import TINY
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SETTINGS = (
+    "task.test=40",
+    "score.methods=[{type: block_influence}, {type: leave_one_out}]",
+    "score.bootstrap=100",
+    "select.budget={type: layers, layers: 3}",
+    "heal.steps=20",
+    "heal.bootstrap=100",
+    "evaluate.rivals=[{type: popularity}, {type: first_k, heal: false}]",
+    "evaluate.timing.repeats=2",
+    "evaluate.bootstrap=100",
+)
+
+
+def test_the_stages_follow_each_other_and_are_not_made_again(tiny_model, tmp_path, capsys):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(json.dumps(TINY), encoding="utf-8")
+    out = tmp_path / "run"
+    call = ["run", str(file), "--out", str(out), *(f"--set={s}" for s in SETTINGS)]
+    call += [f"--set=inputs.model={tiny_model}"]
+
+    assert main(call) == 0
+
+    kept = Plan.read(str(out / "plan")).kept
+    result = json.loads((out / "result.json").read_text())
+    assert len(kept) == 3
+    assert set(result["details"]["stages"]) == {stage.verb for stage in STAGES}
+    assert {"full", "popularity", "first_k"} <= set(result["baselines"])
+    assert Bundle.read(str(out / "bundle")).info["layers"] == 3
+    raw = manifest.read_raw(out)
+    assert set(raw["inputs"]) == {stage.verb for stage in STAGES}
+    for stage in STAGES:
+        assert raw["inputs"][stage.verb] == manifest.content_of(str(out / stage.folder))
+        assert f'href="{stage.folder}/report.html"' in (out / "report.html").read_text()
+    written = {stage.folder: (out / stage.folder / "manifest.json").stat() for stage in STAGES}
+
+    # A run that lost its last stage goes on there; the others stand as they were.
+    storage.remove(out / "bundle")
+    capsys.readouterr()
+    assert main(call) == 0
+    for folder, before in written.items():
+        after = (out / folder / "manifest.json").stat()
+        assert (after.st_mtime_ns == before.st_mtime_ns) == (folder != "bundle"), folder
+
+
+def test_a_stage_that_refuses_leaves_the_others(tiny_model, tmp_path, capsys):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(json.dumps(TINY), encoding="utf-8")
+    out = tmp_path / "run"
+    call = ["run", str(file), "--out", str(out), *(f"--set={s}" for s in SETTINGS)]
+    call += [f"--set=inputs.model={tiny_model}", "--set=select.budget={type: layers, layers: 1}"]
+    assert main(call) == 2
+    assert "protect" in capsys.readouterr().err
+    assert manifest.stands(str(out / "scores"), kind="layer_select.scores", key=_key(out))
+    assert not (out / "result.json").exists()
+
+
+def test_a_strangers_directory_is_refused(tmp_path, capsys):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(json.dumps(TINY), encoding="utf-8")
+    out = tmp_path / "holiday"
+    out.mkdir()
+    (out / "photo.jpg").write_bytes(b"")
+    assert main(["run", str(file), "--out", str(out)]) == 2
+    assert "is no earlier output" in capsys.readouterr().err
+    assert [p.name for p in out.iterdir()] == ["photo.jpg"]
+
+
+def _key(out) -> str:
+    return manifest.read_raw(str(out / "scores"))["info"]["key"]
