@@ -39,6 +39,7 @@ INPUT_OF = {
     "model": "model",
     "scores": "scores",
     "plan": "plan",
+    "student": "student",
     "bundle": "bundle",
     "evaluation": "evaluation",
 }

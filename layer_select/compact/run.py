@@ -1,6 +1,6 @@
 """`layer-select compact`: the smaller model that a plan leaves, as an ordinary Hugging Face folder.
 
-    out/config.json  model.safetensors  tokenizer.json  …      layer_select.model
+    out/config.json  model.safetensors  tokenizer.json  …      layer_select.student
         item_head.safetensors, where the source has one
         compaction.json            which layers of which model these are
         result.json  report.html  manifest.json
@@ -48,7 +48,7 @@ from rayrun.ray.train import run as run_on_ray
 from rayrun.ray.worker import Worker, peak_memory_of
 from rayrun.replacing import check_room, refuse_strangers
 
-KIND = "layer_select.model"
+KIND = "layer_select.student"
 FORMAT_VERSION = 1
 TASK = "next_item"
 MAPS = "maps.safetensors"

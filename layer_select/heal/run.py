@@ -32,7 +32,7 @@ from rayrun.metrics import Result
 from rayrun.ray.train import run as run_on_ray
 from rayrun.replacing import refuse_strangers
 
-KIND = "layer_select.model"
+KIND = "layer_select.student"
 FORMAT_VERSION = 1
 TASK = "next_item"
 

@@ -93,7 +93,7 @@ def test_a_call_goes_on_from_fitted_maps_and_writes_a_model_never_worse_on_calib
     origin = Origin.read(out)
     assert origin.kept == KEPT
     assert origin.model == open_model(None, str(tiny_model)).digest
-    assert manifest.read(out, kind="layer_select.model", format_version=1).info["kept"] == [*KEPT]
+    assert manifest.read(out, kind="layer_select.student", format_version=1).info["kept"] == [*KEPT]
     # What the workers measured is what the written model does.
     written = with_settings(config, f"inputs.model={out}")
     opened = open_inputs(written)

@@ -291,7 +291,7 @@ def test_students_of_other_models_and_damaged_ones_are_refused(config, tiny_mode
     with pytest.raises(ConfigError, match="has another tokenizer than the full model"):
         evaluate(made, str(tmp_path / "out"))
     (place / "tokenizer.json").write_text(good)
-    manifest.write(place, kind="layer_select.model", format_version=1, config={})
+    manifest.write(place, kind="layer_select.student", format_version=1, config={})
     weights = place / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1

@@ -246,7 +246,7 @@ def test_two_workers_one_killed_come_to_what_one_alone_does(
     for ours, theirs in zip(result.details["losses"], found["losses"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
     manifest.verify(str(out))
-    files = manifest.read(str(out), kind="layer_select.model", format_version=1).files
+    files = manifest.read(str(out), kind="layer_select.student", format_version=1).files
     named = {"config.json", "model.safetensors", "item_head.safetensors", "compaction.json"}
     assert named | {"result.json", "report.html", "tokenizer.json"} <= files.keys()
     assert not (tmp_path / "out.healing").exists()
