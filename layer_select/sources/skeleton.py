@@ -36,7 +36,8 @@ def skeleton(
     get it.
     """
     own = copy.deepcopy(config)  # the model writes its type and its attention into it
-    if not AutoModelForCausalLM._model_mapping[type(config)]._supports_sdpa:
+    family: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    if not family._supports_sdpa:
         attention = "eager"
     with _ParametersOnMeta(), no_init_weights():
         model = AutoModelForCausalLM.from_config(own, dtype=dtype, attn_implementation=attention)
