@@ -17,7 +17,7 @@ SETTINGS = (
     "task.test=40",
     "score.methods=[{type: block_influence}, {type: leave_one_out}]",
     "score.bootstrap=100",
-    "select.budget={type: layers, layers: 3}",
+    "select.budget={type: layers, keep: 3}",
     "heal.steps=20",
     "heal.bootstrap=100",
     "evaluate.rivals=[{type: popularity}, {type: first_k, heal: false}]",
@@ -27,14 +27,20 @@ SETTINGS = (
 
 
 def test_the_stages_follow_each_other_and_are_not_made_again(tiny_model, tmp_path, capsys):
+    """A stage refuses; corrected, the run goes on there; one that lost its end makes that alone."""
     file = tmp_path / "tiny.yaml"
     file.write_text(json.dumps(TINY), encoding="utf-8")
     out = tmp_path / "run"
     call = ["run", str(file), "--out", str(out), *(f"--set={s}" for s in SETTINGS)]
     call += [f"--set=inputs.model={tiny_model}"]
 
-    assert main(call) == 0
+    assert main([*call, "--set=select.budget={type: layers, keep: 1}"]) == 2
+    assert "protect" in capsys.readouterr().err
+    scores = (out / "scores" / "manifest.json").stat().st_mtime_ns
+    assert not (out / "result.json").exists()
 
+    assert main(call) == 0
+    assert (out / "scores" / "manifest.json").stat().st_mtime_ns == scores
     kept = Plan.read(str(out / "plan")).kept
     result = json.loads((out / "result.json").read_text())
     assert len(kept) == 3
@@ -48,25 +54,12 @@ def test_the_stages_follow_each_other_and_are_not_made_again(tiny_model, tmp_pat
         assert f'href="{stage.folder}/report.html"' in (out / "report.html").read_text()
     written = {stage.folder: (out / stage.folder / "manifest.json").stat() for stage in STAGES}
 
-    # A run that lost its last stage goes on there; the others stand as they were.
     storage.remove(out / "bundle")
     capsys.readouterr()
     assert main(call) == 0
     for folder, before in written.items():
         after = (out / folder / "manifest.json").stat()
         assert (after.st_mtime_ns == before.st_mtime_ns) == (folder != "bundle"), folder
-
-
-def test_a_stage_that_refuses_leaves_the_others(tiny_model, tmp_path, capsys):
-    file = tmp_path / "tiny.yaml"
-    file.write_text(json.dumps(TINY), encoding="utf-8")
-    out = tmp_path / "run"
-    call = ["run", str(file), "--out", str(out), *(f"--set={s}" for s in SETTINGS)]
-    call += [f"--set=inputs.model={tiny_model}", "--set=select.budget={type: layers, layers: 1}"]
-    assert main(call) == 2
-    assert "protect" in capsys.readouterr().err
-    assert manifest.stands(str(out / "scores"), kind="layer_select.scores", key=_key(out))
-    assert not (out / "result.json").exists()
 
 
 def test_a_strangers_directory_is_refused(tmp_path, capsys):
@@ -78,7 +71,3 @@ def test_a_strangers_directory_is_refused(tmp_path, capsys):
     assert main(["run", str(file), "--out", str(out)]) == 2
     assert "is no earlier output" in capsys.readouterr().err
     assert [p.name for p in out.iterdir()] == ["photo.jpg"]
-
-
-def _key(out) -> str:
-    return manifest.read_raw(str(out / "scores"))["info"]["key"]
