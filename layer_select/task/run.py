@@ -84,7 +84,7 @@ class RecommendationTask:
 
     @functools.cached_property
     def digest(self) -> str:
-        """`sha256:…` of all that decides a loss beside the model: events, samples, tokens."""
+        """`sha256:…` of all that decides a loss beside the model: events, samples, tokens, heads."""
         return digest_of(
             [
                 self.sequences.digest,
@@ -95,6 +95,7 @@ class RecommendationTask:
                 self.prompts.answers,
                 [*self.prompts.before, *self.prompts.after],
                 *self._of_ratings,
+                *self._of_items,
             ]
         )
 
@@ -106,6 +107,12 @@ class RecommendationTask:
         head = self._rating_head
         digest = None if head is None else hashlib.sha256(head).hexdigest()
         return [{"rated": self.prompts.rated, "rating_head": digest}]
+
+    @property
+    def _of_items(self) -> list[Json]:
+        if self.task.type != "head" or self._item_head is None:
+            return []
+        return [{"item_head": hashlib.sha256(self._item_head).hexdigest()}]
 
     def samples_of(self, part: Part, shuffled_targets: bool = False) -> list[Sample]:
         """The samples of a part; `shuffled_targets` deals their targets out anew."""

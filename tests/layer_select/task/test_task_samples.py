@@ -7,8 +7,10 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from layer_select.opened import open_inputs
 from layer_select.task.config import HeadTask, LikelihoodTask, YesNoTask
-from layer_select.task.run import open_task
+from layer_select.task.head import ITEM_HEAD
+from layer_select.task.run import RecommendationTask, open_task
 from rayrun.config import ConfigError
 
 SIZES = {"calibration": 40, "validation": 25, "test": 25, "micro_batch": 8, "max_tokens": 40}
@@ -227,3 +229,14 @@ def test_a_tokenizer_that_does_not_fit_is_refused(
 def test_a_template_without_its_title_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         YesNoTask.model_validate({**SIZES, **changes})
+
+
+def test_the_digest_is_of_the_item_head_too(tiny_config, tiny_model):
+    config = tiny_config.model_copy(
+        update={"inputs": tiny_config.inputs.model_copy(update={"model": str(tiny_model)})}
+    )
+    one = open_inputs(config).task
+    found = open_inputs(config).checkpoint.file(ITEM_HEAD)
+    other = RecommendationTask(one.task, one.sequences, one.prompts, found[:-1] + b"\x00")
+    without = RecommendationTask(one.task, one.sequences, one.prompts)
+    assert len({one.digest, other.digest, without.digest}) == 3
