@@ -84,7 +84,7 @@ class RecommendationTask:
 
     @functools.cached_property
     def digest(self) -> str:
-        """`sha256:…` of all that decides a loss beside the model: events, samples, tokens, heads."""
+        """`sha256:…` of what decides a loss beside the model: events, samples, tokens, heads."""
         return digest_of(
             [
                 self.sequences.digest,
