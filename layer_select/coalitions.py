@@ -155,6 +155,8 @@ class Coalitions:
         for begin in range(0, len(todo), AT_ONCE):
             chunk = slice(begin, begin + AT_ONCE)
             found = self._measure(todo[chunk], shared[chunk])
+            known = len(self._values) + len(found)
+            self._worker.progress(known, known + len(todo) - begin - len(found), "sets of layers")
             for kept, values in zip(todo[chunk], found, strict=True):
                 self._values[kept] = values
                 if self._journal is not None and self._worker.rank == 0:

@@ -138,23 +138,32 @@ def _report(
     page.text(f"**{len(kept)} layers stay: {', '.join(map(str, kept))}.**")
     page.heading("Stages")
     rows: list[list[Value]] = [
-        [Link(stage.verb, f"{stage.folder}/report.html"), seconds[stage.verb], stage.folder]
-        for stage in STAGES
+        [Link(s.verb, f"{s.folder}/report.html"), round(seconds[s.verb], 1), s.folder]
+        for s in STAGES
     ]
     page.table(["stage", "seconds", "output"], rows, caption="Each links to its own report")
-    page.heading("What it recommends like")
     judged = results["evaluate"]
+    if targets := judged.details.get("targets"):
+        page.heading("Targets")
+        lines: list[list[Value]] = [
+            [f"{one['name']}\n{one['asked']}", one["value"], one["low"], one["high"], one["met"]]
+            for one in targets
+            if one["value"] is not None
+        ]
+        page.table(
+            ["target", "found", "from", "to", "verdict"],
+            lines,
+            caption="Met: the whole 95 % interval is on the right side",
+        )
+    page.heading("Recommendations")
     for task, metrics in judged.metrics.items():
         names = [name for name in ("ndcg@10", "mrr", "hr@10") if name in metrics] or [*metrics][:3]
         table = {"student": metrics, **{n: of.get(task, {}) for n, of in judged.baselines.items()}}
-        lines: list[list[Value]] = [
-            [name, *(values.get(metric) for metric in names)] for name, values in table.items()
-        ]
         page.table(
             ["model", *names],
-            lines,
-            caption=f"{task}, {judged.split}: {judged.rows:,} samples; intervals are in the "
-            "report of `evaluate`",
+            [[name, *(values.get(metric) for metric in names)] for name, values in table.items()],
+            caption=f"{task}, {judged.split}: {judged.rows:,} samples; the report of evaluate has "
+            "the intervals",
         )
     page.heading("Configuration")
     page.details("config.yaml", config.to_yaml())
