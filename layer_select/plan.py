@@ -9,13 +9,13 @@
  "signal": {"found": true, …}, "constraints": ["…"], …}
 """
 
-import json
 from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
-from rayrun import __version__, storage
-from rayrun.config import Config, ConfigError, Json, validate
+from layer_select.artifact import check_kept, parse
+from rayrun import storage
+from rayrun.config import Config, ConfigError, Json
 
 FILE = "plan.json"
 FORMAT_VERSION = 1
@@ -58,14 +58,7 @@ class Plan(Config):
 
     @model_validator(mode="after")
     def _layers_are_of_the_model(self) -> "Plan":
-        if not self.kept or list(self.kept) != sorted(set(self.kept)):
-            raise ValueError(
-                f"kept must name at least one layer, ascending, each once: {self.kept}"
-            )
-        if self.kept[0] < 0 or self.kept[-1] >= self.num_layers:
-            raise ValueError(
-                f"kept must lie in 0..{self.num_layers - 1}, the layers of the model: {self.kept}"
-            )
+        check_kept(self.kept, self.num_layers)
         return self
 
     def write(self, directory: storage.Uri) -> None:
@@ -90,17 +83,8 @@ class Plan(Config):
             raise ConfigError(
                 f"there is no plan at {place}; make one with `layer-select select CONFIG --out DIR`"
             )
-        try:
-            raw = json.loads(storage.read_bytes(place))
-        except ValueError as error:
-            raise ConfigError(f"{place} is damaged ({error}); select again") from None
-        version = raw.get("format_version") if isinstance(raw, dict) else None
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise ConfigError(
-                f"{place} has format_version {version}; this program ({__version__}) reads up to "
-                f"{FORMAT_VERSION}: install a newer infnet-ray, or select again"
-            )
-        plan = validate(cls, raw, where=place)
+        content = storage.read_bytes(place)
+        plan = parse(cls, content, place, newest=FORMAT_VERSION, again="select again")
         if model_digest and plan.model != model_digest:
             raise ConfigError(
                 f"{place} is a plan of another model: {plan.model}, here it is {model_digest}; "

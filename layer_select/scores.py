@@ -6,7 +6,6 @@
  "pairs": {"angular": [[…], …]}, "shared_seconds": {"forward": 3.1, …}, "loss": 5.2}
 """
 
-import json
 from collections.abc import Mapping
 from typing import Literal
 
@@ -14,9 +13,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from layer_select.artifact import parse
 from layer_select.importance.method import Found
-from rayrun import __version__, storage
-from rayrun.config import Config, ConfigError, Json, validate
+from rayrun import storage
+from rayrun.config import Config, ConfigError, Json
 
 FILE = "scores.json"
 FORMAT_VERSION = 1
@@ -143,19 +143,8 @@ class Scores(Config):
         """
         named = str(uri)
         place = named if named.endswith(".json") else storage.join(named, FILE)
-        try:
-            raw = json.loads(storage.read_bytes(place))
-        except ValueError as error:
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"{place} is damaged ({error}); score again") from None
-        version = raw.get("format_version") if isinstance(raw, dict) else None
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise ConfigError(
-                f"{place} has format_version {version}; this program ({__version__}) reads up to "
-                f"{FORMAT_VERSION}: install a newer infnet-ray, or score again"
-            )
-        scores = validate(cls, raw, where=place)
+        content = storage.read_bytes(place)
+        scores = parse(cls, content, place, newest=FORMAT_VERSION, again="score again")
         for name, wanted, found in (("model", model, scores.model), ("task", task, scores.task)):
             if wanted and found != wanted:
                 raise ConfigError(

@@ -5,14 +5,14 @@
  "stages": [{"verb": "compact", …}, {"verb": "heal", …}]}
 """
 
-import json
 from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
+from layer_select.artifact import check_kept, parse
 from layer_select.sources.checkpoint import Checkpoint
-from rayrun import __version__, storage
-from rayrun.config import Config, ConfigError, Json, validate
+from rayrun import storage
+from rayrun.config import Config, ConfigError, Json
 
 FILE = "compaction.json"
 FORMAT_VERSION = 1
@@ -49,14 +49,7 @@ class Origin(Config):
 
     @model_validator(mode="after")
     def _layers_are_of_the_model(self) -> "Origin":
-        if not self.kept or list(self.kept) != sorted(set(self.kept)):
-            raise ValueError(
-                f"kept must name at least one layer, ascending, each once: {self.kept}"
-            )
-        if self.kept[0] < 0 or self.kept[-1] >= self.num_layers:
-            raise ValueError(
-                f"kept must lie in 0..{self.num_layers - 1}, the layers of the model: {self.kept}"
-            )
+        check_kept(self.kept, self.num_layers)
         return self
 
     def write(self, directory: storage.Uri) -> None:
@@ -96,14 +89,5 @@ class Origin(Config):
     @classmethod
     def parse(cls, content: bytes, where: str) -> "Origin":
         """From the bytes of a `compaction.json`; see `read`."""
-        try:
-            raw = json.loads(content)
-        except ValueError as error:
-            raise ConfigError(f"{where} is damaged ({error}); compact the model again") from None
-        version = raw.get("format_version") if isinstance(raw, dict) else None
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise ConfigError(
-                f"{where} has format_version {version}; this program ({__version__}) reads up to "
-                f"{FORMAT_VERSION}: install a newer infnet-ray, or compact the model again"
-            )
-        return validate(cls, raw, where=where)
+        again = "compact the model again"
+        return parse(cls, content, where, newest=FORMAT_VERSION, again=again)

@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from layer_select.heal.objectives import Hidden, Kl, Objective, Ranking, TaskLoss
+from layer_select.pretrain.config import check_heads
 from rayrun.config import Config
 
 
@@ -42,15 +43,7 @@ class Narrow(Config):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "Narrow":
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(
-                f"width must be an even multiple of heads, found {self.width} and {self.heads}"
-            )
-        if self.heads % self.key_value_heads:
-            raise ValueError(
-                "heads must be a multiple of key_value_heads, found "
-                f"{self.heads} and {self.key_value_heads}"
-            )
+        check_heads(self.width, self.heads, self.key_value_heads)
         return self
 
 

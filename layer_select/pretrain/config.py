@@ -14,6 +14,20 @@ from pydantic import (
 from rayrun.config import Config
 
 
+def check_heads(width: int, heads: int, key_value_heads: int) -> None:
+    """Heads share the width evenly, in even parts (rotary positions turn pairs).
+
+    Raises:
+        ValueError: they do not.
+    """
+    if width % heads or (width // heads) % 2:
+        raise ValueError(f"width must be an even multiple of heads, found {width} and {heads}")
+    if heads % key_value_heads:
+        raise ValueError(
+            f"heads must be a multiple of key_value_heads, found {heads} and {key_value_heads}"
+        )
+
+
 class Architecture(Config):
     """A decoder of the Llama type."""
 
@@ -28,15 +42,7 @@ class Architecture(Config):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "Architecture":
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(
-                f"width must be an even multiple of heads, found {self.width} and {self.heads}"
-            )
-        if self.heads % self.key_value_heads:
-            raise ValueError(
-                "heads must be a multiple of key_value_heads, found "
-                f"{self.heads} and {self.key_value_heads}"
-            )
+        check_heads(self.width, self.heads, self.key_value_heads)
         return self
 
 
