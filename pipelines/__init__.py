@@ -4,8 +4,11 @@ Like `components`, a module here imports kfp, `components` and the standard libr
 command needs beside them it imports inside its function.
 """
 
-PIPELINES = {"recommender": "pipelines.recommender:recommender"}
+PIPELINES = {
+    "recommender": "pipelines.recommender:recommender",
+    "compact_llm": "pipelines.compact_llm:compact_llm",
+}
 """Every pipeline by name, and where its function is."""
 
-PROGRAMS = {"recommender": "infnet"}
+PROGRAMS = {"recommender": "infnet", "compact_llm": "layer-select"}
 """The command whose verb `deploy` puts the bundle of a pipeline on Serve."""

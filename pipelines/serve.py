@@ -6,19 +6,14 @@ Where the gate blocks the new model, the live one is served as it stands.
 import contextlib
 import json
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines import PROGRAMS
+from pipelines.asking import WHAT, ask
 from pipelines.compiled import PipelineError
 from pipelines.run import DONE, INTERRUPTED, LOG, Ended, explain, new_folder, run_and_report, tell
-
-TOP = 5
-"""Candidates of an answer that the report shows."""
 
 
 def run_and_serve(
@@ -61,11 +56,11 @@ def run_and_serve(
             print(f"the gate blocked the new model; serving the live one, {bundle}", flush=True)
             place = _deploy_live(name, arguments, address, bundle, ended)
         url = _result(place)["details"]["url"]
-        answers = ask(url, bundle)
+        answers = ask(PROGRAMS[name], url, bundle)
         _report(folder, name, steps, answers)
         for answer in answers:
             print(
-                f"{answer['user']}: {answer['candidates']} candidates scored in "
+                f"{answer['user']}: {answer['candidates']} {WHAT[PROGRAMS[name]]} in "
                 f"{answer['milliseconds']:.1f} ms",
                 flush=True,
             )
@@ -76,38 +71,6 @@ def run_and_serve(
                 threading.Event().wait()
             print("\nstopped", flush=True)
     return DONE
-
-
-def ask(url: str, bundle: str) -> list[dict[str, Any]]:
-    """Score a few users over HTTP: those that the bundle has requests of, one without a history.
-
-    Args:
-        url: of the application.
-        bundle: URI of the bundle that it serves.
-
-    Returns:
-        Per request: `user` (who asks), `candidates` (how many), `milliseconds`, `top` (the best
-        candidates: their features and predictions).
-    """
-    from rayrun import storage
-
-    sample = json.loads(storage.read_bytes(storage.join(bundle, "sample.json")))
-    found: list[dict[str, Any]] = []
-    for user, request in _requests(sample).items():
-        began = time.perf_counter()
-        said = _post(f"{url}/score", request)
-        took = (time.perf_counter() - began) * 1000
-        predictions: list[dict[str, float]] = said["predictions"]
-        rows = [
-            {**_few(candidate), **scores}
-            for candidate, scores in zip(request["candidates"], predictions, strict=True)
-        ]
-        first = next(iter(predictions[0]))
-        rows.sort(key=lambda row: -row[first])
-        found.append(
-            {"user": user, "candidates": len(rows), "milliseconds": took, "top": rows[:TOP]}
-        )
-    return found
 
 
 # ---------------------------------------------------------------------------------------------
@@ -199,38 +162,6 @@ def _result(uri: str) -> dict[str, Any]:
     from rayrun import storage
 
     return json.loads(storage.read_bytes(storage.join(uri, "result.json")))
-
-
-def _requests(sample: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Requests by who asks."""
-    first: dict[str, Any] = sample["request"]
-    empty: dict[str, list[Any]] = {name: [] for name in first["histories"]}
-    others = enumerate(sample.get("others", []), start=2)
-    return {
-        "user 1 of the log": first,
-        **{f"user {number} of the log": asked for number, asked in others},
-        "user 1 with no history": {**first, "histories": empty},
-    }
-
-
-def _few(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The first features of a candidate: short ones."""
-    short = {k: v for k, v in row.items() if isinstance(v, str | int | float | bool)}
-    return dict(list(short.items())[:3])
-
-
-def _post(url: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(
-        url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return json.load(response)
-    except urllib.error.HTTPError as error:
-        said = error.read().decode("utf-8", errors="replace")[:500]
-        raise PipelineError(
-            f"{url} refuses the bundle's own sample with {error.code}: {said}; export again"
-        ) from None
 
 
 def _report(

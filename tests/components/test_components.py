@@ -12,31 +12,69 @@ from kfp.dsl import HTML, Artifact, Dataset, Metrics, Model
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "configs" / "infnet" / "smoke.yaml"
+QUICK = ROOT / "configs" / "layer_select" / "quick.yaml"
 FILES = sorted([*(ROOT / "components").glob("*.py"), *(ROOT / "pipelines").glob("*.py")])
 MAY_IMPORT = {"kfp", "components", "pipelines", *sys.stdlib_module_names}
 
+PLACES = {
+    "model": "/nowhere/model",
+    "scores": "/nowhere/scores",
+    "plan": "/nowhere/plan",
+    "student": "/nowhere/student",
+}
+
+
+def of(*names):
+    return {name: PLACES[name] for name in names}
+
+
 VERBS = {
-    "prepare": ("dataset", Dataset, {}),
-    "train": ("model", Model, {"data": "/nowhere/data"}),
-    "evaluate": ("evaluation", Artifact, {"data": "/nowhere/data", "checkpoint": "/nowhere/run"}),
-    "gate": ("comparison", Artifact, {"evaluation": "/nowhere/eval", "live": "/nowhere/live"}),
-    "export": ("bundle", Model, {"checkpoint": "/nowhere/run"}),
-    "deploy": (
+    "infnet_prepare": ("dataset", Dataset, {}),
+    "infnet_train": ("model", Model, {"data": "/nowhere/data"}),
+    "infnet_evaluate": (
+        "evaluation",
+        Artifact,
+        {"data": "/nowhere/data", "checkpoint": "/nowhere/run"},
+    ),
+    "infnet_gate": (
+        "comparison",
+        Artifact,
+        {"evaluation": "/nowhere/eval", "live": "/nowhere/live"},
+    ),
+    "infnet_export": ("bundle", Model, {"checkpoint": "/nowhere/run"}),
+    "infnet_deploy": (
         "deployment",
         Artifact,
         {"bundle": "/nowhere/bundle", "address": "10.0.0.1:6379", "live": "/nowhere/live"},
     ),
+    "layers_pretrain": ("model", Model, {}),
+    "layers_score": ("scores", Artifact, of("model")),
+    "layers_select": ("plan", Artifact, of("model", "scores")),
+    "layers_compact": ("student", Model, of("model", "plan")),
+    "layers_heal": ("healed", Model, of("model", "student")),
+    "layers_evaluate": ("evaluation", Artifact, of("model", "scores", "student")),
+    "layers_export": ("bundle", Model, of("model", "student")),
+    "layers_embed": ("vectors", Dataset, of("model", "student")),
+    "layers_deploy": (
+        "deployment",
+        Artifact,
+        {"bundle": "/nowhere/bundle", "address": "10.0.0.1:6379"},
+    ),
+}
+CONFIGS = {
+    "infnet": (SMOKE, "InfnetConfig", "train.epochs"),
+    "layers": (QUICK, "LayerSelectConfig", "heal.epochs"),
 }
 
 
-def component(verb: str):
-    module = importlib.import_module(f"components.infnet_{verb}")
-    return getattr(module, f"infnet_{verb}")
+def component(name: str):
+    return getattr(importlib.import_module(f"components.{name}"), name)
 
 
 def test_there_is_a_file_per_step():
-    verbs = {path.stem.removeprefix("infnet_") for path in FILES if "infnet_" in path.stem}
-    assert verbs == set(VERBS)
+    assert {path.stem for path in FILES if path.stem.startswith(("infnet_", "layers_"))} == set(
+        VERBS
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
@@ -55,9 +93,11 @@ def test_a_module_imports_kfp_and_the_standard_library_only(path):
 def test_the_command_line_accepts_what_a_component_says(verb, tmp_path, monkeypatch):
     """The real verb, called with a setting of a wrong type: no other complaint than that one."""
     name, kind, places = VERBS[verb]
+    product, _, step = verb.partition("_")
+    config, known_as, key = CONFIGS[product]
     artifact = kind(name=name, uri=str(tmp_path / name))
     outputs = {name: artifact}
-    if verb != "deploy":
+    if step != "deploy":
         outputs["metrics"] = Metrics(name="metrics", uri=str(tmp_path / "metrics"))
         outputs["report"] = HTML(name="report", uri=str(tmp_path / "report"))
     events = tmp_path / "events.jsonl"
@@ -65,19 +105,19 @@ def test_the_command_line_accepts_what_a_component_says(verb, tmp_path, monkeypa
     with pytest.raises(SystemExit) as end:
         component(verb).python_func(
             **outputs,
-            config=str(SMOKE),
+            config=str(config),
             root=str(tmp_path / "root"),
             run="r1",
-            sets=["train.epochs=many"],
+            sets=[f"{key}=many"],
             **places,
         )
     assert end.value.code == 2
     said = [json.loads(line) for line in events.read_text().splitlines()]
     lines = [event["line"] for event in said if event["state"] == "running"]
     error = lines[next(at for at, line in enumerate(lines) if line.startswith("error: ")) :]
-    assert error[0] == f"error: {SMOKE} is not a valid InfnetConfig:"
-    assert [line.split(":")[0] for line in error[1:]] == ["train.epochs"]
-    record = json.loads((tmp_path / "root/runs/r1/steps" / f"{verb}.json").read_text())
+    assert error[0] == f"error: {config} is not a valid {known_as}:"
+    assert [line.split(":")[0] for line in error[1:]] == [key]
+    record = json.loads((tmp_path / "root/runs/r1/steps" / f"{step}.json").read_text())
     assert (record["state"], record["exit_code"]) == ("failed", 2)
 
 
@@ -86,5 +126,22 @@ def test_the_image_is_read_where_a_pipeline_is_compiled(tmp_path, monkeypatch):
     compile_it = [sys.executable, "-m", "pipelines", "compile", "--out", str(tmp_path)]
     subprocess.run(compile_it, cwd=ROOT, check=True, capture_output=True)
     text = (tmp_path / "recommender.yaml").read_text()
-    assert text.count("image: registry.test/infnet:9") == len(VERBS) + 1
+    steps = sum(verb.startswith("infnet_") for verb in VERBS)
+    assert text.count("image: registry.test/infnet:9") == steps + 1
     assert "image: infnet-ray" not in text
+
+
+def test_a_model_that_is_given_is_not_trained(tmp_path):
+    artifact = Model(name="model", uri=str(tmp_path / "model"))
+    outputs = {name: kind(name=name) for name, kind in (("metrics", Metrics), ("report", HTML))}
+    found = component("layers_pretrain").python_func(
+        model=artifact,
+        config=str(QUICK),
+        root=str(tmp_path),
+        run="r1",
+        given="/models/a",
+        **outputs,
+    )
+    assert found == ("/models/a",)
+    assert artifact.uri == "/models/a"
+    assert list(tmp_path.iterdir()) == []

@@ -28,7 +28,7 @@ def test_list_shows_steps_and_arguments(capsys):
     ("arguments", "says"),
     [
         (["run", "recomender"], "found 'recomender'; did you mean 'recommender'?"),
-        (["compile", "other"], "NAME must be one of the pipelines (recommender), found 'other'"),
+        (["compile", "other"], "NAME must be one of the pipelines (recommender, compact_llm), found 'other'"),
         (["run", "recommender"], "the pipeline recommender needs config=…"),
         (["run", "recommender", "config=a", "sets=3"], "sets must be a list in JSON"),
         (["run", "recommender", "config=a", "rot=b"], "rot is no argument of the pipeline"),

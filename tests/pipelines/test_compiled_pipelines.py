@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines import PIPELINES
+from pipelines import PIPELINES, compact_llm, recommender
 from pipelines.compiled import PipelineError, compiled, inputs_of, steps_of
-from pipelines.recommender import STEPS
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "pipelines"
@@ -55,21 +54,33 @@ def test_the_wheel_carries_what_is_compiled(written, name):
     assert pinned(shipped.read_text()) == pinned((written / f"{name}.yaml").read_text())
 
 
+STEPS = {"recommender": recommender.STEPS, "compact_llm": compact_llm.STEPS}
+OWN = {
+    "recommender": {"live": ("STRING", False, "")},
+    "compact_llm": {"model": ("STRING", False, "")},
+}
+
+
+@pytest.fixture(scope="module", params=PIPELINES)
+def name(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def spec(written):
-    return yaml.safe_load((written / "recommender.yaml").read_text())
+def spec(written, name):
+    return yaml.safe_load((written / f"{name}.yaml").read_text())
 
 
-def test_the_steps_stand_in_their_order(spec):
-    assert steps_of(spec) == STEPS
+def test_the_steps_stand_in_their_order(spec, name):
+    assert steps_of(spec) == STEPS[name]
 
 
-def test_the_cache_of_kfp_is_off_for_every_task(spec):
+def test_the_cache_of_kfp_is_off_for_every_task(spec, name):
     """Its key holds names, not content: `enableCache` would reuse a changed log."""
     dags = [spec["root"]["dag"], *(c["dag"] for c in spec["components"].values() if "dag" in c)]
     tasks = [task for dag in dags for task in dag["tasks"].values()]
     real = [task for task in tasks if "dag" not in spec["components"][task["componentRef"]["name"]]]
-    assert len(real) == len(STEPS) + 1
+    assert len(real) == len(STEPS[name]) + 1
     assert all(task["cachingOptions"] == {} for task in real)
 
 
@@ -79,18 +90,20 @@ def test_no_step_installs_anything(spec):
     assert "pip_index" not in text
 
 
-def test_inputs_are_typed(spec):
+def test_inputs_are_typed(spec, name):
     found = {i.name: (i.type, i.required, i.default) for i in inputs_of(spec).values()}
     assert found == {
         "config": ("STRING", True, None),
         "root": ("STRING", True, None),
-        "live": ("STRING", False, ""),
+        **OWN[name],
         "serve_address": ("STRING", False, ""),
         "sets": ("LIST", False, []),
     }
 
 
 def test_an_unknown_pipeline():
-    message = r"NAME must be one of the pipelines \(recommender\), found 'recomender'; did you mean"
-    with pytest.raises(PipelineError, match=message):
+    message = (
+        r"NAME must be one of the pipelines \(recommender, compact_llm\), found 'recomender'; "
+    )
+    with pytest.raises(PipelineError, match=message + "did you mean"):
         compiled("recomender")

@@ -1,0 +1,51 @@
+"""`layer-select compact`: the model without the other layers."""
+
+# pyright: reportInvalidTypeForm=false
+# KFP reads the named outputs from the annotation itself.
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import HTML, Metrics, Model, Output
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def layers_compact(
+    student: Output[Model],
+    metrics: Output[Metrics],
+    report: Output[HTML],
+    config: str,
+    root: str,
+    run: str,
+    model: str,
+    plan: str,
+    sets: list[str] = [],  # noqa: B006 - the default in the compiled component
+) -> NamedTuple("Outputs", [("uri", str)]):
+    """Write the model without the other layers, its gaps repaired.
+
+    Args:
+        student: the smaller model, where it stands in the store.
+        metrics: of the full, the cut and the repaired model.
+        report: sizes, and what each repair brought.
+        config: path or URI of the configuration, or its YAML.
+        root: where the store and the records of runs are.
+        run: name of this run.
+        model: URI of the full model.
+        plan: URI of the plan.
+        sets: keys to set in the configuration, `a.b=v`.
+    """
+    from rayrun.kfp_outputs import fill
+    from rayrun.step import run_step
+
+    done = run_step(
+        "layer-select",
+        "compact",
+        config,
+        store=f"{root}/store",
+        sets=[*sets, f"inputs.model={model}", f"inputs.plan={plan}"],
+        step="compact",
+        run=f"{root}/runs/{run}",
+    )
+    fill(done, student, metrics=metrics, report=report)
+    return (done.uri,)

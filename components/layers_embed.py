@@ -1,0 +1,51 @@
+"""`layer-select embed`: vectors of items and users, as Parquet."""
+
+# pyright: reportInvalidTypeForm=false
+# KFP reads the named outputs from the annotation itself.
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import HTML, Dataset, Metrics, Output
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def layers_embed(
+    vectors: Output[Dataset],
+    metrics: Output[Metrics],
+    report: Output[HTML],
+    config: str,
+    root: str,
+    run: str,
+    model: str,
+    student: str,
+    sets: list[str] = [],  # noqa: B006 - the default in the compiled component
+) -> NamedTuple("Outputs", [("uri", str)]):
+    """Write the vectors of items and users: pretrained features of a scorer.
+
+    Args:
+        vectors: the vectors, where they stand in the store.
+        metrics: what was written.
+        report: what was written.
+        config: path or URI of the configuration, or its YAML.
+        root: where the store and the records of runs are.
+        run: name of this run.
+        model: URI of the full model.
+        student: URI of the smaller model.
+        sets: keys to set in the configuration, `a.b=v`.
+    """
+    from rayrun.kfp_outputs import fill
+    from rayrun.step import run_step
+
+    done = run_step(
+        "layer-select",
+        "embed",
+        config,
+        store=f"{root}/store",
+        sets=[*sets, f"inputs.model={model}", f"inputs.student={student}"],
+        step="embed",
+        run=f"{root}/runs/{run}",
+    )
+    fill(done, vectors, metrics=metrics, report=report)
+    return (done.uri,)

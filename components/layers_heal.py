@@ -1,0 +1,51 @@
+"""`layer-select heal`: the smaller model learns again."""
+
+# pyright: reportInvalidTypeForm=false
+# KFP reads the named outputs from the annotation itself.
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import HTML, Metrics, Model, Output
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def layers_heal(
+    healed: Output[Model],
+    metrics: Output[Metrics],
+    report: Output[HTML],
+    config: str,
+    root: str,
+    run: str,
+    model: str,
+    student: str,
+    sets: list[str] = [],  # noqa: B006 - the default in the compiled component
+) -> NamedTuple("Outputs", [("uri", str)]):
+    """Heal the smaller model on the task and on what the full one says.
+
+    Args:
+        healed: the healed model, where it stands in the store.
+        metrics: before and after healing, the full model beside them.
+        report: losses, costs, and what was retained.
+        config: path or URI of the configuration, or its YAML.
+        root: where the store and the records of runs are.
+        run: name of this run.
+        model: URI of the full model.
+        student: URI of the smaller model.
+        sets: keys to set in the configuration, `a.b=v`.
+    """
+    from rayrun.kfp_outputs import fill
+    from rayrun.step import run_step
+
+    done = run_step(
+        "layer-select",
+        "heal",
+        config,
+        store=f"{root}/store",
+        sets=[*sets, f"inputs.model={model}", f"inputs.student={student}"],
+        step="heal",
+        run=f"{root}/runs/{run}",
+    )
+    fill(done, healed, metrics=metrics, report=report)
+    return (done.uri,)

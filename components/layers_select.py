@@ -1,0 +1,51 @@
+"""`layer-select select`: which layers stay."""
+
+# pyright: reportInvalidTypeForm=false
+# KFP reads the named outputs from the annotation itself.
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Metrics, Output
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def layers_select(
+    plan: Output[Artifact],
+    metrics: Output[Metrics],
+    report: Output[HTML],
+    config: str,
+    root: str,
+    run: str,
+    model: str,
+    scores: str,
+    sets: list[str] = [],  # noqa: B006 - the default in the compiled component
+) -> NamedTuple("Outputs", [("uri", str)]):
+    """Choose the layers that stay, by what the task loses, under a budget.
+
+    Args:
+        plan: the plan, where it stands in the store.
+        metrics: loss and metrics of the chosen layers on the test samples, and of other sets.
+        report: the search and the comparison.
+        config: path or URI of the configuration, or its YAML.
+        root: where the store and the records of runs are.
+        run: name of this run.
+        model: URI of the full model.
+        scores: URI of the scores.
+        sets: keys to set in the configuration, `a.b=v`.
+    """
+    from rayrun.kfp_outputs import fill
+    from rayrun.step import run_step
+
+    done = run_step(
+        "layer-select",
+        "select",
+        config,
+        store=f"{root}/store",
+        sets=[*sets, f"inputs.model={model}", f"inputs.scores={scores}"],
+        step="select",
+        run=f"{root}/runs/{run}",
+    )
+    fill(done, plan, metrics=metrics, report=report)
+    return (done.uri,)
