@@ -41,6 +41,9 @@ class Prompt(Config):
     before: str = ""
     item: str = "{title}\n"
     after: str = ""
+    title_characters: NonNegativeInt = 0
+    """Characters of a title that are read at most, in histories as in item vectors; 0: all. One
+    very long title otherwise decides how long every prompt may have to be."""
     bos: bool = True
     """Start with the tokenizer's beginning-of-text token, where it has one."""
 

@@ -49,7 +49,7 @@ class Prompts:
         self.answers: list[int] = []
         longest = max(len(piece) for pieces in self.rated or [self.items] for piece in pieces)
         if task.type == "yes_no":
-            self.questions = self._pieces(task.question, titles)
+            self.questions = self._pieces(task.question, self._read(titles))
             self.answers = [ids[0] for ids in self._pieces(PLACE, task.answers)]
             if self.answers[0] == self.answers[1]:
                 raise ConfigError(
@@ -57,13 +57,14 @@ class Prompts:
                     f"begin with token {self.answers[0]}; choose other words"
                 )
         if task.type == "rating":
-            self.questions = self._pieces(task.question, titles)
+            self.questions = self._pieces(task.question, self._read(titles))
         longest += max(map(len, self.questions), default=0)
         needed = len(self.before) + len(self.after) + longest
         if needed > task.max_tokens:
             raise ConfigError(
                 f"task.max_tokens is {task.max_tokens}, but a prompt with the longest title of the "
-                f"catalogue needs {needed}; raise it to at least that"
+                f"catalogue needs {needed}; raise it to at least that, or read fewer characters of "
+                "each title (task.prompt.title_characters)"
             )
 
     def of(self, history: Ints, asked: int | None = None, ratings: Ints | None = None) -> list[int]:
@@ -101,7 +102,7 @@ class Prompts:
         Raises:
             ConfigError: the tokenizer has no token for one, or the embedding no row for a token.
         """
-        return self._pieces(PLACE, titles)
+        return self._pieces(PLACE, self._read(titles))
 
     def in_history(self, titles: Sequence[str], stars: int = LOWEST) -> list[list[int]]:
         """Tokens of titles as they stand in a history, their end included.
@@ -111,11 +112,17 @@ class Prompts:
         Raises:
             ConfigError: as `alone`.
         """
-        return self._pieces(self._task.prompt.item.replace(RATING, str(stars)), titles)
+        template = self._task.prompt.item.replace(RATING, str(stars))
+        return self._pieces(template, self._read(titles))
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of token ids, for people."""
         return str(self._tokenizer.decode(list(ids)))
+
+    def _read(self, titles: Sequence[str]) -> Sequence[str]:
+        """Of each title as much as is read."""
+        most = self._task.prompt.title_characters
+        return [title[:most].rstrip() for title in titles] if most else titles
 
     def _pieces(self, template: str, titles: Sequence[str]) -> list[list[int]]:
         texts = [template.replace(PLACE, title) for title in titles]

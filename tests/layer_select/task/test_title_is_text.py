@@ -5,8 +5,9 @@ import pytest
 from tokenizers import AddedToken
 
 from layer_select.pretrain.tokenizer import END, train_tokenizer
-from layer_select.task.config import HeadTask, Prompt
+from layer_select.task.config import HeadTask, Prompt, YesNoTask
 from layer_select.task.prompts import Prompts
+from rayrun.config import ConfigError
 from tests.layer_select.sources.test_source_tokenizers import byte_level, sentencepiece
 
 HOSTILE = [
@@ -86,3 +87,20 @@ def test_control_tokens_of_published_vocabularies_are_letters_in_a_title(family,
             assert words.decode(piece) == item.replace("{title}", title)
     # The tokenizer itself is as it was.
     assert words(min(control), add_special_tokens=False)["input_ids"] == [control[min(control)]]
+
+
+def test_of_a_long_title_its_beginning_is_read(words):
+    titles = ["Tea", "Tea Zoo Go", "Zoo 围棋 Go"]
+    with pytest.raises(ConfigError, match=r"read fewer characters .*title_characters"):
+        Prompts(words, len(words), HeadTask(max_tokens=4), titles)
+    prompt = Prompt(title_characters=4)
+    short = Prompts(words, len(words), HeadTask(prompt=prompt, max_tokens=64), titles)
+    same = Prompts(words, len(words), HeadTask(max_tokens=64), ["Tea", "Tea", "Zoo"])
+    assert short.items == same.items
+    assert short.titles == same.titles
+    asked = YesNoTask(prompt=Prompt(title_characters=1), answers=("Tea", "Go"))
+    whole = YesNoTask(answers=("Tea", "Go"))
+    assert (
+        Prompts(words, len(words), asked, titles).answers
+        == Prompts(words, len(words), whole, titles).answers
+    )
