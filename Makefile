@@ -27,7 +27,7 @@ run: install ## raw log -> trained model and rivals -> gate -> serving over HTTP
 	@$(BIN)/python -m pipelines run recommender --root $(OUT) --serve $(if $(EXIT),--exit) config=$(CONFIG) live=$(abspath $(OUT))/live
 
 test: install ## all CPU tests (set INFNET_DATA to include those on real data)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: install ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }

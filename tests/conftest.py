@@ -17,7 +17,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start Ray come first: two processes share the files (`make test`), and one that
+    """Files that start Ray come first: the processes of `make test` share the files, and one that
     began a long file last would be waited for.
     """
     slow = {item.path for item in items if item.get_closest_marker("ray")}

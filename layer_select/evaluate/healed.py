@@ -31,10 +31,15 @@ def anew(
     teacher: str,
 ) -> str:
     """Folder of a model that begins at random: the student's architecture, or a narrower one."""
-    section = budget(config.heal)
+    start, section = beginning(student, rival, budget(config.heal))
+    return _healed(config, opened, start, section, root, teacher)
+
+
+def beginning(student: Student, rival: Scratch | Narrow, section: Heal) -> tuple[AnyStart, Heal]:
+    """What a rival begins as, and the section it learns by."""
     if isinstance(rival, Scratch):
         kept = tuple(range(student.num_layers)) if student.origin is None else student.origin.kept
-        return _healed(config, opened, Random(kept=kept), section, root, teacher)
+        return Random(kept=kept), section
     start = NarrowStart(
         layers=rival.layers or student.num_layers,
         width=rival.width,
@@ -44,8 +49,7 @@ def anew(
     )
     # Hidden states of another width cannot be compared.
     objectives = tuple(o for o in section.objectives if o.type != "hidden")
-    section = section.model_copy(update={"objectives": objectives})
-    return _healed(config, opened, start, section, root, teacher)
+    return start, section.model_copy(update={"objectives": objectives})
 
 
 def budget(section: Heal) -> Heal:

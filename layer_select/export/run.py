@@ -32,6 +32,7 @@ from layer_select.export.report import report
 from layer_select.opened import DTYPES, Opened, decoder_of, open_inputs, with_model
 from layer_select.sources import Checkpoint, Gguf, HuggingFace
 from layer_select.sources.huggingface_write import planned_tensors
+from layer_select.sources.skeleton import BUILDING
 from layer_select.task.batch import TaskBatch
 from layer_select.task.head import HeadObjective
 from layer_select.task.samples import Part
@@ -238,12 +239,13 @@ class _Export:
         folder = self.staging / layout.MODEL
         if self.execution.type != "whole":
             return self._decoder(HuggingFace(path=str(folder)).open())
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=DTYPES[self.config.score.dtype],
-            attn_implementation="eager",
-            local_files_only=True,
-        )
+        with BUILDING:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=DTYPES[self.config.score.dtype],
+                attn_implementation="eager",
+                local_files_only=True,
+            )
         decoder = Decoder(model.to(self.device))
         if self.config.score.dtype == "float64":  # grouped products of experts know no float64
             decoder.config._experts_implementation = "eager"

@@ -19,7 +19,7 @@ from layer_select.heal.recommender import Recommender
 from layer_select.heal.start import Cut, Folder, Random
 from layer_select.opened import Opened
 from layer_select.sources import Checkpoint, Info, load, open_model
-from layer_select.sources.skeleton import skeleton, tied_names
+from layer_select.sources.skeleton import BUILDING, skeleton, tied_names
 from layer_select.sources.view import View
 from layer_select.task.head import ITEM_HEAD, read_projection, written_projection
 from rayrun.config import ConfigError, Json
@@ -92,11 +92,12 @@ def student_of(begun: Begun, opened: Opened, *, seed: int, device: torch.device)
     if not begun.random:
         decoder = load(begun.checkpoint, dtype=torch.float32, device=device, attention="sdpa")
         return Recommender(decoder, projection(begun.checkpoint), prompts.titles, prompts.answers)
-    torch.manual_seed(seed)
     config = copy.deepcopy(begun.checkpoint.config)
-    model = AutoModelForCausalLM.from_config(
-        config, dtype=torch.float32, attn_implementation="sdpa"
-    )
+    with BUILDING:
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation="sdpa"
+        )
     embed: Any = model.get_input_embeddings()
     with torch.no_grad():
         embed.weight.normal_(std=width**-0.5)

@@ -19,6 +19,7 @@ from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
 from layer_select.pretrain.config import Pretrain
 from layer_select.pretrain.texts import NONE, Rows
+from layer_select.sources.skeleton import BUILDING
 from layer_select.training.learner import Learner
 
 LOSSES = ("next_item", "next_token", "answer")
@@ -42,29 +43,30 @@ class Student(Learner):
     ) -> None:
         """Parameters by `config.seed`; `titles` and `answers` are token ids."""
         super().__init__()
-        torch.manual_seed(config.seed)
         shape = config.model
-        self.model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=vocab_size,
-                hidden_size=shape.width,
-                intermediate_size=shape.feed_forward,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                num_key_value_heads=shape.key_value_heads,
-                max_position_embeddings=positions,
-                bos_token_id=0,
-                eos_token_id=0,
-                pad_token_id=0,
-                tie_word_embeddings=False,
+        with BUILDING:
+            torch.manual_seed(config.seed)
+            self.model = LlamaForCausalLM(
+                LlamaConfig(
+                    vocab_size=vocab_size,
+                    hidden_size=shape.width,
+                    intermediate_size=shape.feed_forward,
+                    num_hidden_layers=shape.layers,
+                    num_attention_heads=shape.heads,
+                    num_key_value_heads=shape.key_value_heads,
+                    max_position_embeddings=positions,
+                    bos_token_id=0,
+                    eos_token_id=0,
+                    pad_token_id=0,
+                    tie_word_embeddings=False,
+                )
             )
-        )
-        self.model.set_attn_implementation("sdpa")
-        embed: Any = self.model.get_input_embeddings()
-        with torch.no_grad():
-            # Rows of unit length, and a P that gives items scores of a spread near 1 at once: from
-            # the usual .02, the head needs hundreds of steps before it tells items apart.
-            embed.weight.normal_(std=shape.width**-0.5)
+            self.model.set_attn_implementation("sdpa")
+            embed: Any = self.model.get_input_embeddings()
+            with torch.no_grad():
+                # Rows of unit length, and a P that gives items scores of a spread near 1 at once:
+                # from the usual .02, the head needs hundreds of steps before it tells items apart.
+                embed.weight.normal_(std=shape.width**-0.5)
         self.projection = nn.Parameter(2.0 * torch.eye(shape.width))
         self._answers, self._weights = list(answers), config.weights
         lengths = torch.tensor([len(title) for title in titles])

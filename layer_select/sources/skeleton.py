@@ -1,6 +1,7 @@
 """A model without weights: every parameter on the meta device, every buffer real."""
 
 import copy
+import threading
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 Attention = Literal["eager", "sdpa"]
+
+BUILDING = threading.RLock()
+"""Held while `transformers` makes a model: it puts other initialisers into torch meanwhile, for the
+whole process, and two threads at once would leave them there.
+"""
 
 
 class _ParametersOnMeta(TorchFunctionMode):
@@ -39,7 +45,7 @@ def skeleton(
     family: Any = AutoModelForCausalLM._model_mapping[type(config)]
     if not family._supports_sdpa:
         attention = "eager"
-    with _ParametersOnMeta(), no_init_weights():
+    with BUILDING, _ParametersOnMeta(), no_init_weights():
         model = AutoModelForCausalLM.from_config(own, dtype=dtype, attn_implementation=attention)
     model.tie_weights()  # part of the initialisation that was skipped
     unfilled = [name for name, buffer in model.named_buffers() if buffer.is_meta]

@@ -87,7 +87,7 @@ def test_killed_runs_go_on_and_workers_make_no_difference(tiny_config, tiny_mode
         assert main(["select", str(path), "--set", compute % 2, "--out", str(out)]) == 0
     plan = selected(whole, tmp_path / "selected")
     resumed = Plan.read(str(out), plan.model)
-    assert 0 < resumed.cost["evaluations"] < plan.cost["evaluations"]
+    assert resumed.cost["evaluations"] < plan.cost["evaluations"]
     assert resumed.model_copy(update={"cost": plan.cost}) == plan
     # A second call finds what stands there; Ray is not even needed.
     before = (out / "plan.json").stat().st_mtime_ns

@@ -228,7 +228,10 @@ def kill_a_worker_after(step, state, killed):
 def test_two_workers_one_killed_come_to_what_one_alone_does(
     heal_config, cache, ray_session, tmp_path
 ):
-    config = with_settings(heal_config, [*LONG, "heal.steps=120", "compute.workers=2"])
+    """Its weights are shared out by ZeRO-3."""
+    config = with_settings(
+        heal_config, [*LONG, "heal.steps=120", "heal.zero_stage=3", "compute.workers=2"]
+    )
     out = tmp_path / "out"
     killed = []
     killer = threading.Thread(
@@ -257,10 +260,9 @@ def test_two_workers_one_killed_come_to_what_one_alone_does(
 
 @pytest.mark.ray
 def test_stages_choose_again_and_stand(heal_config, ray_session, tmp_path):
-    """With weights shared out by ZeRO-3 on the way."""
-    settings = ["heal.steps=3", "heal.stages=[4, 2]", "heal.zero_stage=3", "heal.micro_rows=3"]
+    settings = ["heal.steps=3", "heal.stages=[4, 2]", "heal.micro_rows=3"]
     fewer = ["task.calibration=16", "task.validation=16", "task.test=32", "select.bootstrap=0"]
-    first = ["select.strategy={type: first_k}", "compute.workers=2"]
+    first = ["select.strategy={type: first_k}"]
     config = with_settings(heal_config, [*settings, *fewer, *first])
     out = tmp_path / "out"
     result = heal(config, str(out))

@@ -12,10 +12,12 @@ from layer_select.cli import main
 from layer_select.compact.origin import Origin
 from layer_select.compact.view import Compacted
 from layer_select.config import LayerSelectConfig
-from layer_select.evaluate.config import Evaluate
-from layer_select.evaluate.contestants import Contestant
+from layer_select.evaluate.config import Evaluate, Narrow, Scratch
+from layer_select.evaluate.contestants import Contestant, Student
+from layer_select.evaluate.healed import beginning, budget
 from layer_select.evaluate.run import evaluate
 from layer_select.evaluate.worker import file_of, on_worker
+from layer_select.heal.config import Heal
 from layer_select.opened import open_inputs
 from layer_select.sources import load, open_model
 from layer_select.sources.huggingface_write import write_folder
@@ -123,8 +125,6 @@ def test_two_workers_make_the_table_that_one_process_makes(
         {"type": "sasrec", "epochs": 2, "width": 16, "max_length": 8},
         {"type": "first_k"},
         {"type": "random", "draws": 2, "heal": False},
-        {"type": "scratch"},
-        {"type": "narrow", "layers": 1, "width": 16, "feed_forward": 32, "heads": 2},
     ]
     made = with_settings(
         config,
@@ -140,8 +140,7 @@ def test_two_workers_make_the_table_that_one_process_makes(
     manifest.verify(str(out))
     assert result.metrics.keys() == {"next_item"}
     assert set(result.baselines) == {
-        "full", "popularity", "sasrec", "first_k", "random", "random_0", "random_1", "scratch",
-        "narrow",
+        "full", "popularity", "sasrec", "first_k", "random", "random_0", "random_1",
     }  # fmt: skip
     found = load_file(out / "ranks.safetensors")
     one = evaluated(
@@ -166,12 +165,12 @@ def test_two_workers_make_the_table_that_one_process_makes(
     assert verdicts["parameters of the layers"] == "met"
     assert verdicts["prefill, times faster"] == "not measured"
     page, table = (out / "report.html").read_text(), (out / "table.md").read_text()
-    for text in ("SASRec", "first k (healed)", "random", "scratch (healed)", "met"):
+    for text in ("SASRec", "first k (healed)", "random", "met"):
         assert text in table
     assert "first k <small>healed</small>" in page
     assert evaluate(made, str(out)) == result  # it stands
     names = sorted(p.name.partition("-")[0] for p in (folder / "kept").iterdir())
-    assert names == ["healed", "healed", "healed", "sasrec"]
+    assert names == ["healed", "sasrec"]
     assert sorted(p.name for p in folder.iterdir()) == ["kept", "out", "state", "student", "worker"]
 
 
@@ -303,3 +302,17 @@ def test_students_of_other_models_and_damaged_ones_are_refused(config, tiny_mode
 def test_each_rival_is_named_once():
     with pytest.raises(ValueError, match="each type once, found twice: first_k"):
         validate(Evaluate, {"rivals": [{"type": "first_k"}, {"type": "first_k"}]}, where="test")
+
+
+def test_rivals_that_begin_at_random_are_the_students_equals(student):
+    origin = Origin.read(student)
+    one = Student(open_model(None, str(student)), str(student), origin)
+    section = Heal(stages=(6, 3), epochs=2, steps=5)
+    assert budget(section).to_dict() == Heal(epochs=4, steps=10).to_dict()
+    start, learnt = beginning(one, Scratch(), section)
+    assert (start.to_dict(), learnt) == ({"type": "random", "kept": [*KEPT]}, section)
+    rival = Narrow(width=16, feed_forward=32, heads=2)
+    start, learnt = beginning(one, rival, section)
+    assert start.to_dict()["layers"] == len(KEPT)
+    assert (start.to_dict()["width"], start.to_dict()["key_value_heads"]) == (16, 2)
+    assert [o.type for o in learnt.objectives] == ["task", "kl", "ranking"]
