@@ -49,8 +49,10 @@ def compact_llm(
         plan = step("select", layers_select(**every, model=full, scores=scores)).outputs["uri"]
         compact = step("compact", layers_compact(**every, model=full, plan=plan)).outputs["uri"]
         healed = step("heal", layers_heal(**every, model=full, student=compact)).outputs["uri"]
-        step("evaluate", layers_evaluate(**every, model=full, scores=scores, student=healed))
+        judged = layers_evaluate(**every, model=full, scores=scores, student=healed)
+        step("evaluate", judged)
         exported = step("export", layers_export(**every, model=full, student=healed))
+        exported.after(judged)  # nothing goes live before it is measured
         with dsl.If(serve_address != "", name="serve"):
             bundle = exported.outputs["uri"]
             step("deploy", layers_deploy(**every, bundle=bundle, address=serve_address))
