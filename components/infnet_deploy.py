@@ -19,6 +19,7 @@ def infnet_deploy(
     bundle: str,
     address: str,
     live: str = "",
+    step: str = "deploy",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("url", str)]):
     """Put a bundle on a Serve instance; done when it answers with the bundle's digest.
@@ -34,6 +35,7 @@ def infnet_deploy(
         address: GCS address of the Ray cluster that serves, HOST:PORT.
         live: where to record the bundle as the live one; empty: what `serve.live` of the
             configuration says.
+        step: name of this step in the records and the views; the folder of its record too.
         sets: keys to set in the configuration, `a.b=v`.
     """
     from rayrun.kfp_outputs import fill
@@ -49,9 +51,9 @@ def infnet_deploy(
         "infnet",
         "deploy",
         config,
-        out=f"{root}/runs/{run}/deploy",
+        out=f"{root}/runs/{run}/{step}",
         sets=[*sets, *places],
-        step="deploy",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     assert done.result is not None

@@ -20,6 +20,7 @@ def infnet_evaluate(
     run: str,
     data: str,
     checkpoint: str,
+    step: str = "evaluate",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("uri", str)]):
     """Measure the model and its rivals on the test split.
@@ -33,6 +34,7 @@ def infnet_evaluate(
         run: name of this run.
         data: URI of the prepared dataset.
         checkpoint: URI of the run directory of the training.
+        step: name of this step in the records and the views.
         sets: keys to set in the configuration, `a.b=v`.
     """
     from rayrun.kfp_outputs import fill
@@ -44,7 +46,7 @@ def infnet_evaluate(
         config,
         store=f"{root}/store",
         sets=[*sets, f"inputs.data={data}", f"inputs.checkpoint={checkpoint}"],
-        step="evaluate",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     fill(done, evaluation, metrics=metrics, report=report)

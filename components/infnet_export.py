@@ -19,6 +19,7 @@ def infnet_export(
     root: str,
     run: str,
     checkpoint: str,
+    step: str = "export",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("uri", str)]):
     """Export the trained model as a bundle that a server scores with.
@@ -31,6 +32,7 @@ def infnet_export(
         root: where the store and the records of runs are.
         run: name of this run.
         checkpoint: URI of the run directory of the training.
+        step: name of this step in the records and the views.
         sets: keys to set in the configuration, `a.b=v`.
     """
     from rayrun.kfp_outputs import fill
@@ -42,7 +44,7 @@ def infnet_export(
         config,
         store=f"{root}/store",
         sets=[*sets, f"inputs.checkpoint={checkpoint}"],
-        step="export",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     fill(done, bundle, metrics=metrics, report=report)

@@ -16,6 +16,7 @@ def infnet_gate(
     run: str,
     evaluation: str,
     live: str = "",
+    step: str = "gate",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> str:
     """Compare the new model with the live one on the same test rows.
@@ -29,6 +30,7 @@ def infnet_gate(
         run: name of this run.
         evaluation: URI of the evaluation of the new model.
         live: URI of the live bundle; empty: what `serve.live` of the configuration says.
+        step: name of this step in the records and the views.
         sets: keys to set in the configuration, `a.b=v`.
 
     Returns:
@@ -47,7 +49,7 @@ def infnet_gate(
         config,
         store=f"{root}/store",
         sets=[*sets, *places],
-        step="gate",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     assert done.result is not None

@@ -18,6 +18,7 @@ def infnet_prepare(
     config: str,
     root: str,
     run: str,
+    step: str = "prepare",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("uri", str)]):
     """Prepare the raw log: fit the features on the training period, encode, write shards.
@@ -29,6 +30,7 @@ def infnet_prepare(
         config: path or URI of the configuration, or its YAML.
         root: where the store and the records of runs are.
         run: name of this run.
+        step: name of this step in the records and the views.
         sets: keys to set in the configuration, `a.b=v`.
     """
     from rayrun.kfp_outputs import fill
@@ -40,7 +42,7 @@ def infnet_prepare(
         config,
         store=f"{root}/store",
         sets=sets,
-        step="prepare",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     fill(done, dataset, metrics=metrics, report=report)

@@ -19,6 +19,7 @@ def infnet_train(
     root: str,
     run: str,
     data: str,
+    step: str = "train",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("uri", str)]):
     """Train the model and its rivals.
@@ -31,6 +32,7 @@ def infnet_train(
         root: where the store and the records of runs are.
         run: name of this run.
         data: URI of the prepared dataset.
+        step: name of this step in the records and the views.
         sets: keys to set in the configuration, `a.b=v`.
     """
     from rayrun.kfp_outputs import fill
@@ -42,7 +44,7 @@ def infnet_train(
         config,
         store=f"{root}/store",
         sets=[*sets, f"inputs.data={data}"],
-        step="train",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     fill(done, model, metrics=metrics, report=report)

@@ -20,6 +20,7 @@ def layers_compact(
     run: str,
     model: str,
     plan: str,
+    step: str = "compact",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("uri", str)]):
     """Write the model without the other layers, its gaps repaired.
@@ -33,6 +34,7 @@ def layers_compact(
         run: name of this run.
         model: URI of the full model.
         plan: URI of the plan.
+        step: name of this step in the records and the views.
         sets: keys to set in the configuration, `a.b=v`.
     """
     from rayrun.kfp_outputs import fill
@@ -44,7 +46,7 @@ def layers_compact(
         config,
         store=f"{root}/store",
         sets=[*sets, f"inputs.model={model}", f"inputs.plan={plan}"],
-        step="compact",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     fill(done, student, metrics=metrics, report=report)

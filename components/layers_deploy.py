@@ -18,6 +18,7 @@ def layers_deploy(
     run: str,
     bundle: str,
     address: str,
+    step: str = "deploy",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("url", str)]):
     """Put a bundle on a Serve instance; done when it answers with the bundle's digest.
@@ -31,6 +32,7 @@ def layers_deploy(
         run: name of this run.
         bundle: URI of the bundle.
         address: GCS address of the Ray cluster that serves, HOST:PORT.
+        step: name of this step in the records and the views; the folder of its record too.
         sets: keys to set in the configuration, `a.b=v`.
     """
     from rayrun.kfp_outputs import fill
@@ -44,9 +46,9 @@ def layers_deploy(
         "layer-select",
         "deploy",
         config,
-        out=f"{root}/runs/{run}/deploy",
+        out=f"{root}/runs/{run}/{step}",
         sets=[*sets, *places],
-        step="deploy",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     assert done.result is not None

@@ -20,6 +20,7 @@ def layers_embed(
     run: str,
     model: str,
     student: str,
+    step: str = "embed",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("uri", str)]):
     """Write the vectors of items and users: pretrained features of a scorer.
@@ -33,6 +34,7 @@ def layers_embed(
         run: name of this run.
         model: URI of the full model.
         student: URI of the smaller model.
+        step: name of this step in the records and the views.
         sets: keys to set in the configuration, `a.b=v`.
     """
     from rayrun.kfp_outputs import fill
@@ -44,7 +46,7 @@ def layers_embed(
         config,
         store=f"{root}/store",
         sets=[*sets, f"inputs.model={model}", f"inputs.student={student}"],
-        step="embed",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     fill(done, vectors, metrics=metrics, report=report)

@@ -21,6 +21,7 @@ def layers_evaluate(
     model: str,
     scores: str,
     student: str,
+    step: str = "evaluate",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("uri", str)]):
     """Rank the full catalogue with the smaller model, the full one and the rivals.
@@ -35,6 +36,7 @@ def layers_evaluate(
         model: URI of the full model.
         scores: URI of the scores.
         student: URI of the smaller model.
+        step: name of this step in the records and the views.
         sets: keys to set in the configuration, `a.b=v`.
     """
     from rayrun.kfp_outputs import fill
@@ -51,7 +53,7 @@ def layers_evaluate(
             f"inputs.scores={scores}",
             f"inputs.student={student}",
         ],
-        step="evaluate",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     fill(done, evaluation, metrics=metrics, report=report)

@@ -20,6 +20,7 @@ def layers_export(
     run: str,
     model: str,
     student: str,
+    step: str = "export",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("uri", str)]):
     """Write the bundle: Hugging Face folder, GGUF file, item vectors, sample.
@@ -33,6 +34,7 @@ def layers_export(
         run: name of this run.
         model: URI of the full model.
         student: URI of the smaller model.
+        step: name of this step in the records and the views.
         sets: keys to set in the configuration, `a.b=v`.
     """
     from rayrun.kfp_outputs import fill
@@ -44,7 +46,7 @@ def layers_export(
         config,
         store=f"{root}/store",
         sets=[*sets, f"inputs.model={model}", f"inputs.student={student}"],
-        step="export",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     fill(done, bundle, metrics=metrics, report=report)

@@ -20,6 +20,7 @@ def layers_heal(
     run: str,
     model: str,
     student: str,
+    step: str = "heal",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("uri", str)]):
     """Heal the smaller model on the task and on what the full one says.
@@ -33,6 +34,7 @@ def layers_heal(
         run: name of this run.
         model: URI of the full model.
         student: URI of the smaller model.
+        step: name of this step in the records and the views.
         sets: keys to set in the configuration, `a.b=v`.
     """
     from rayrun.kfp_outputs import fill
@@ -44,7 +46,7 @@ def layers_heal(
         config,
         store=f"{root}/store",
         sets=[*sets, f"inputs.model={model}", f"inputs.student={student}"],
-        step="heal",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     fill(done, healed, metrics=metrics, report=report)

@@ -19,6 +19,7 @@ def layers_pretrain(
     root: str,
     run: str,
     given: str = "",
+    step: str = "pretrain",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("uri", str)]):
     """The language model whose layers are chosen: the one given, or a small one made here.
@@ -32,6 +33,7 @@ def layers_pretrain(
         run: name of this run.
         given: a Hugging Face folder, a .gguf file or `ollama:NAME`. Empty: the one that `pretrain:`
             of the configuration describes is trained.
+        step: name of this step in the records and the views.
         sets: keys to set in the configuration, `a.b=v`.
     """
     from rayrun.kfp_outputs import fill
@@ -46,7 +48,7 @@ def layers_pretrain(
         config,
         store=f"{root}/store",
         sets=sets,
-        step="pretrain",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     fill(done, model, metrics=metrics, report=report)

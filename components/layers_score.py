@@ -19,6 +19,7 @@ def layers_score(
     root: str,
     run: str,
     model: str,
+    step: str = "score",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("uri", str)]):
     """Measure what each layer contributes, by every method of the configuration.
@@ -31,6 +32,7 @@ def layers_score(
         root: where the store and the records of runs are.
         run: name of this run.
         model: URI of the full model.
+        step: name of this step in the records and the views.
         sets: keys to set in the configuration, `a.b=v`.
     """
     from rayrun.kfp_outputs import fill
@@ -42,7 +44,7 @@ def layers_score(
         config,
         store=f"{root}/store",
         sets=[*sets, f"inputs.model={model}"],
-        step="score",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     fill(done, scores, metrics=metrics, report=report)

@@ -20,6 +20,7 @@ def layers_select(
     run: str,
     model: str,
     scores: str,
+    step: str = "select",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("uri", str)]):
     """Choose the layers that stay, by what the task loses, under a budget.
@@ -33,6 +34,7 @@ def layers_select(
         run: name of this run.
         model: URI of the full model.
         scores: URI of the scores.
+        step: name of this step in the records and the views.
         sets: keys to set in the configuration, `a.b=v`.
     """
     from rayrun.kfp_outputs import fill
@@ -44,7 +46,7 @@ def layers_select(
         config,
         store=f"{root}/store",
         sets=[*sets, f"inputs.model={model}", f"inputs.scores={scores}"],
-        step="select",
+        step=step,
         run=f"{root}/runs/{run}",
     )
     fill(done, plan, metrics=metrics, report=report)
