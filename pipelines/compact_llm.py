@@ -13,7 +13,7 @@ from components.layers_heal import layers_heal
 from components.layers_pretrain import layers_pretrain
 from components.layers_score import layers_score
 from components.layers_select import layers_select
-from pipelines.recommender import step
+from pipelines.steps import act, step
 
 STEPS = ["pretrain", "score", "select", "compact", "heal", "evaluate", "export", "deploy"]
 
@@ -42,7 +42,7 @@ def compact_llm(
     """
     run = dsl.PIPELINE_JOB_NAME_PLACEHOLDER
     every = {"config": config, "root": root, "run": run, "sets": sets}
-    end = step("finish", finish(pipeline="compact_llm", root=root, run=run, steps=STEPS))
+    end = act("finish", finish(pipeline="compact_llm", root=root, run=run, steps=STEPS))
     with dsl.ExitHandler(end, name="main"):
         full = step("pretrain", layers_pretrain(**every, given=model)).outputs["uri"]
         scores = step("score", layers_score(**every, model=full)).outputs["uri"]
@@ -55,4 +55,4 @@ def compact_llm(
         exported.after(judged)  # nothing goes live before it is measured
         with dsl.If(serve_address != "", name="serve"):
             bundle = exported.outputs["uri"]
-            step("deploy", layers_deploy(**every, bundle=bundle, address=serve_address))
+            act("deploy", layers_deploy(**every, bundle=bundle, address=serve_address))

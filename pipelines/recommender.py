@@ -11,13 +11,9 @@ from components.infnet_export import infnet_export
 from components.infnet_gate import infnet_gate
 from components.infnet_prepare import infnet_prepare
 from components.infnet_train import infnet_train
+from pipelines.steps import act, step
 
 STEPS = ["prepare", "train", "evaluate", "gate", "export", "deploy"]
-
-
-def step(name: str, task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """The task under its name in the views; KFP's cache, which knows names only, is off."""
-    return task.set_display_name(name).set_caching_options(False)
 
 
 @dsl.pipeline(
@@ -43,7 +39,7 @@ def recommender(
     """
     run = dsl.PIPELINE_JOB_NAME_PLACEHOLDER
     every = {"config": config, "root": root, "run": run, "sets": sets}
-    end = step("finish", finish(pipeline="recommender", root=root, run=run, steps=STEPS))
+    end = act("finish", finish(pipeline="recommender", root=root, run=run, steps=STEPS))
     with dsl.ExitHandler(end, name="main"):
         prepared = step("prepare", infnet_prepare(**every))
         data = prepared.outputs["uri"]
@@ -56,7 +52,7 @@ def recommender(
             exported = step("export", infnet_export(**every, checkpoint=checkpoint))
             bundle = exported.outputs["uri"]
             with dsl.If(serve_address != "", name="serve"):
-                step(
+                act(
                     "deploy",
                     infnet_deploy(**every, bundle=bundle, address=serve_address, live=live),
                 )
