@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines import Application
 from pipelines.compiled import PipelineError
 
 TOP = 5
@@ -16,17 +17,17 @@ WHAT = {"infnet": "candidates scored", "layer-select": "items recommended"}
 """What an application does, by its program."""
 
 
-def ask(program: str, url: str, bundle: str) -> list[dict[str, Any]]:
+def ask(application: Application, url: str, bundle: str) -> list[dict[str, Any]]:
     """Ask for a few users over HTTP.
 
     Args:
-        program: whose application it is.
+        application: what answers.
         url: of the application.
         bundle: URI of the bundle that it serves.
 
     Returns:
-        Per request: `user` (who asks), `candidates` (how many were answered), `milliseconds`, `top`
-        (the best of them).
+        Per request: `application` (its name), `program`, `url`, `user` (who asks), `candidates`
+        (how many were answered), `milliseconds`, `top` (the best of them).
 
     Raises:
         PipelineError: the application refuses a request of its own bundle.
@@ -34,16 +35,25 @@ def ask(program: str, url: str, bundle: str) -> list[dict[str, Any]]:
     from rayrun import storage
 
     sample = json.loads(storage.read_bytes(storage.join(bundle, "sample.json")))
-    requests = _recommendations(sample) if program == "layer-select" else _scores(sample)
-    route = "recommend" if program == "layer-select" else "score"
+    recommends = application.program == "layer-select"
+    requests = _recommendations(sample) if recommends else _scores(sample)
+    route = "recommend" if recommends else "score"
     found: list[dict[str, Any]] = []
     for user, request in requests.items():
         began = time.perf_counter()
         said = _post(f"{url}/{route}", request)
         took = (time.perf_counter() - began) * 1000
-        rows = said["items"] if route == "recommend" else _scored(request, said["predictions"])
+        rows = said["items"] if recommends else _scored(request, said["predictions"])
         found.append(
-            {"user": user, "candidates": len(rows), "milliseconds": took, "top": rows[:TOP]}
+            {
+                "application": application.name,
+                "program": application.program,
+                "url": url,
+                "user": user,
+                "candidates": len(rows),
+                "milliseconds": took,
+                "top": rows[:TOP],
+            }
         )
     return found
 

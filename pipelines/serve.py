@@ -1,6 +1,6 @@
 """`run --serve`: a Ray in this process serves what the pipeline deploys, and is asked.
 
-Where the gate blocks the new model, the live one is served as it stands.
+Where the gate blocks a new model, the live one is served as it stands.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import PROGRAMS
+from pipelines import APPLICATIONS, Application
 from pipelines.asking import WHAT, ask
 from pipelines.compiled import PipelineError
 from pipelines.run import DONE, INTERRUPTED, LOG, Ended, explain, new_folder, run_and_report, tell
@@ -36,36 +36,41 @@ def run_and_serve(
         stop: end after the first answers.
 
     Raises:
-        PipelineError: `serve_address` is given too, or the pipeline has none.
+        PipelineError: `serve_address` is given too, or the pipeline deploys nothing.
         ConfigError: the instance does not start (the port is taken).
     """
+    if name not in APPLICATIONS:
+        raise PipelineError(
+            f"--serve asks what a pipeline deploys, and {name} deploys nothing; leave it out, or "
+            f"run one of {', '.join(APPLICATIONS)}"
+        )
     if arguments.get("serve_address"):
         raise PipelineError(
             f"--serve starts an instance of its own; leave out serve_address, found "
             f"{arguments['serve_address']!r}"
         )
-    with _instance(_options(arguments)) as address:
+    applications = APPLICATIONS[name]
+    with _instance([_options(each, arguments) for each in applications]) as address:
         folder = new_folder(Path(arguments["root"]), name)
         ended = run_and_report(name, text, arguments | {"serve_address": address}, folder, steps)
         if ended.code != 0:
             return explain(ended, again)
-        if ended.steps["deploy"].state == "done":
-            bundle, place = ended.steps["export"].uri, ended.steps["deploy"].uri
-        else:
-            bundle = _live(arguments)
-            print(f"the gate blocked the new model; serving the live one, {bundle}", flush=True)
-            place = _deploy_live(name, arguments, address, bundle, ended)
-        url = _result(place)["details"]["url"]
-        answers = ask(PROGRAMS[name], url, bundle)
+        answers: list[dict[str, Any]] = []
+        urls: list[str] = []
+        for each in applications:
+            url, bundle = _served(each, arguments, address, ended)
+            urls.append(url)
+            answers += ask(each, url, bundle)
         _report(folder, name, steps, answers)
         for answer in answers:
             print(
-                f"{answer['user']}: {answer['candidates']} {WHAT[PROGRAMS[name]]} in "
+                f"{answer['user']}: {answer['candidates']} {WHAT[answer['program']]} in "
                 f"{answer['milliseconds']:.1f} ms",
                 flush=True,
             )
         tell(name, ended)
-        print(f"READY {url}", flush=True)
+        for url in urls:
+            print(f"READY {url}", flush=True)
         if not stop:
             with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()
@@ -76,38 +81,51 @@ def run_and_serve(
 # ---------------------------------------------------------------------------------------------
 
 
-def _options(arguments: Mapping[str, Any]) -> Any:
-    """The options of the serving instance."""
+def _served(
+    each: Application, arguments: Mapping[str, Any], address: str, ended: Ended
+) -> tuple[str, str]:
+    """Where an application answers, and the bundle it serves."""
+    if ended.steps[each.deploy].state == "done":
+        bundle, place = ended.steps[each.export].uri, ended.steps[each.deploy].uri
+    else:
+        bundle = _live(each, arguments)
+        print(f"the gate blocked the new model; serving the live one, {bundle}", flush=True)
+        place = _deploy_live(each, arguments, address, bundle, ended)
+    return str(_result(place)["details"]["url"]), bundle
+
+
+def _options(each: Application, arguments: Mapping[str, Any]) -> Any:
+    """How an application is served: what both products share of that."""
     from rayrun.config import validate
     from rayrun.ray.serve_options import ServeOptions
 
-    where, asked = _serve_section(arguments)
+    where, asked = _serve_section(each, arguments)
     known = {key: asked[key] for key in ServeOptions.model_fields if key in asked}
     return validate(ServeOptions, known, where=f"{where}, serve")
 
 
-def _serve_section(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """`serve:` of the pipeline's configuration, and what to call that configuration."""
+def _serve_section(each: Application, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """`serve:` of an application's configuration, and what to call that configuration."""
     from rayrun import storage
     from rayrun.config import apply_override, parse_yaml
 
-    source: str = arguments["config"]
+    source: str = arguments[each.config]
     inline = "\n" in source.strip()
     content = source if inline else storage.read_bytes(source).decode("utf-8")
-    where = "config" if inline else source
+    where = each.config if inline else source
     raw = parse_yaml(content, where=where)
-    for override in arguments.get("sets", []):
+    for override in arguments.get(each.sets, []):
         raw = apply_override(raw, override)
     return where, raw.get("serve") or {}
 
 
-def _live(arguments: Mapping[str, Any]) -> str:
+def _live(each: Application, arguments: Mapping[str, Any]) -> str:
     """Where the live bundle stands; there is one, for the gate compared with it."""
-    return str(arguments.get("live") or _serve_section(arguments)[1]["live"])
+    return str(arguments.get(each.live) or _serve_section(each, arguments)[1]["live"])
 
 
 def _deploy_live(
-    name: str, arguments: Mapping[str, Any], address: str, bundle: str, ended: Ended
+    each: Application, arguments: Mapping[str, Any], address: str, bundle: str, ended: Ended
 ) -> str:
     """Put the live bundle on the instance; returns the directory of the deployment's result."""
     from rayrun.step import run_step
@@ -117,6 +135,8 @@ def _deploy_live(
         f"compute={{type: attached, address: '{address}'}}",
         "serve.live=''",  # it stands there already
     ]
+    if each.route_prefix:
+        places.append(f"serve.route_prefix={each.route_prefix}")
     try:
         with (
             (ended.folder / LOG).open("a", encoding="utf-8") as log,
@@ -124,25 +144,29 @@ def _deploy_live(
             contextlib.redirect_stderr(log),
         ):
             done = run_step(
-                PROGRAMS[name],
+                each.program,
                 "deploy",
-                arguments["config"],
-                out=str(ended.folder / "live"),
-                sets=[*arguments.get("sets", []), *places],
+                arguments[each.config],
+                out=str(ended.folder / f"live_{each.name}"),
+                sets=[*arguments.get(each.sets, []), *places],
             )
     except SystemExit as failed:
         if failed.code == INTERRUPTED:
             raise KeyboardInterrupt from None
         raise PipelineError(
             f"the live bundle {bundle} cannot be served; why stands at the end of "
-            f"{ended.folder / LOG}. Roll back to a bundle that can, or give live=… another place"
+            f"{ended.folder / LOG}. Roll back to a bundle that can, or give {each.live}=… another "
+            "place"
         ) from None
     return done.uri
 
 
 @contextlib.contextmanager
-def _instance(options: Any) -> Generator[str]:
-    """The GCS address of a Ray of our own, whose CPUs are counted apart from those of the steps."""
+def _instance(options: Sequence[Any]) -> Generator[str]:
+    """The GCS address of a Ray of our own, whose CPUs are counted apart from those of the steps.
+
+    It listens where the first of the applications says.
+    """
     import ray
 
     from rayrun.ray.compute import LocalCompute
@@ -150,11 +174,11 @@ def _instance(options: Any) -> Generator[str]:
     from rayrun.ray.session import available_cpus
 
     # A replacement starts beside what it replaces.
-    needed = 2 * options.replicas * options.cpus_per_replica
+    needed = sum(2 * each.replicas * each.cpus_per_replica for each in options)
     compute = LocalCompute(
         num_cpus=max(available_cpus(), int(needed + 0.999)), object_store_bytes=200_000_000
     )
-    with serving(compute, options):
+    with serving(compute, options[0]):
         yield str(ray.get_runtime_context().gcs_address)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import APPLICATIONS
 from pipelines.__main__ import main
 from pipelines.compiled import PipelineError
 from pipelines.run import Ended, explain
@@ -102,8 +103,9 @@ def test_a_runner_that_ends_outside_of_the_steps(tmp_path, capsys):
 def test_a_live_bundle_that_cannot_be_served_is_told(tmp_path):
     arguments = {"config": str(SMOKE), "live": str(tmp_path / "nothing")}
     ended = Ended(tmp_path, {}, 0)
+    (scorer,) = APPLICATIONS["recommender"]
     with pytest.raises(
         PipelineError, match=rf"live bundle {tmp_path}/nothing cannot be served; why"
     ):
-        _deploy_live("recommender", arguments, "127.0.0.1:1", _live(arguments), ended)
+        _deploy_live(scorer, arguments, "127.0.0.1:1", _live(scorer, arguments), ended)
     assert f"error: {tmp_path}/nothing" in (tmp_path / "pipeline.log").read_text()
