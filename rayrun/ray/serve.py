@@ -63,7 +63,7 @@ def serving(compute: LocalCompute | AttachedCompute, options: ServeOptions) -> G
             try:
                 yield
             finally:
-                undeploy(*_names())
+                undeploy(*names())
     finally:  # Serve keeps its client, which the next Ray of this process does not know
         importlib.import_module("ray.serve.context")._set_global_client(None)
 
@@ -200,11 +200,17 @@ def wait_until_healthy(url: str, digest: str, timeout_s: float) -> None:
         time.sleep(POLL_S)
 
 
-def undeploy(*names: str) -> None:
+def names() -> list[str]:
+    """Of the applications on the open Ray."""
+    serve: Any = importlib.import_module("ray.serve")
+    return list(serve.status().applications)
+
+
+def undeploy(*ended: str) -> None:
     """End applications after the requests they are answering; those that are not there are not."""
     serve: Any = importlib.import_module("ray.serve")
     with _quiet():
-        for name in set(names) & serve.status().applications.keys():
+        for name in set(ended) & set(names()):
             serve.delete(name)
 
 
@@ -324,11 +330,6 @@ def _head_address() -> str:
 def _head_is_here() -> bool:
     ray: Any = importlib.import_module("ray")
     return _head_address() in ("127.0.0.1", ray.util.get_node_ip_address())
-
-
-def _names() -> list[str]:
-    serve: Any = importlib.import_module("ray.serve")
-    return list(serve.status().applications)
 
 
 def _messages(found: Any) -> str:

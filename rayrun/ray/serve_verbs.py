@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayrun import manifest, storage
-from rayrun.config import Config, ConfigError
+from rayrun.config import Config, ConfigError, Json
 from rayrun.metrics import Result
 from rayrun.ray.compute import AttachedCompute, LocalCompute
 from rayrun.ray.ingress import uses_haproxy
 from rayrun.ray.serve import (
     check_port,
     check_replicas,
+    names,
     serving,
     undeploy,
     wait_until_healthy,
@@ -112,18 +113,26 @@ def deploy(
         config: the whole configuration, for the record.
         compute: attached, or a Ray is open in this process (`check_outlives`).
         options: where it answers.
-        out: `result.json` with details `url` and `model`.
+        out: `result.json` with details `url`, `model`, `application` (its name in Ray Serve) and
+            `replaced` (one of that name was there before).
         answers: done once it answers, before that is said.
 
     Raises:
-        ConfigError: what `serve` refuses.
+        ConfigError: what `serve` refuses. Where nothing was live under its name, nothing is.
     """
     started = time.monotonic()
     with session(compute):
-        url = service.put_up(options)
-    answers()
+        replaced = service.name in names()
+        try:
+            url = service.put_up(options)
+            answers()
+        except BaseException:
+            if not replaced:
+                undeploy(service.name)
+            raise
     print(f"READY {url}", flush=True)
-    return _record("deploy", service, config, out, started, url)
+    more = {"application": service.name, "replaced": replaced}
+    return _record("deploy", service, config, out, started, url, more)
 
 
 def check_outlives(compute: LocalCompute | AttachedCompute, program: str) -> None:
@@ -182,9 +191,15 @@ def bundle_of(uri: str, program: str) -> str:
 
 
 def _record(
-    verb: str, service: Service, config: Config, out: str, started: float, url: str
+    verb: str,
+    service: Service,
+    config: Config,
+    out: str,
+    started: float,
+    url: str,
+    more: Json | None = None,
 ) -> Result:
-    details = {"url": url, "model": service.digest}
+    details = {"url": url, "model": service.digest, **(more or {})}
     result = Result.of(verb, config, started=started, details=details)
     with storage.output(out) as staging:
         result.write(staging)

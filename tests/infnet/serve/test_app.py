@@ -303,7 +303,8 @@ def test_a_new_bundle_under_load_answers_every_request_and_becomes_the_live_one(
         for one in asking:
             one.result()
     assert set(seen) == {(200, digests[0]), (200, digests[1])}
-    assert found.details == {"url": url, "model": digests[1]}
+    told = {"url": url, "model": digests[1], "application": "scorer", "replaced": True}
+    assert found.details == told
     assert Bundle.open(str(place / "live")).digest == digests[1]
     assert ask(url, "/healthz").json["model"] == digests[1]
 
