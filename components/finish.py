@@ -14,8 +14,11 @@ def finish(
     root: str,
     run: str,
     steps: list[str],
+    address: str = "",
 ):
     """Write `status.json` and `report.html` of the run, whether it ended well or not.
+
+    After a failure, what this run alone had put on Serve is taken down first.
 
     The records of the steps say what happened. KFP's state counts where a step has left none: of a
     run that was terminated it is still `RUNNING`.
@@ -27,10 +30,16 @@ def finish(
         root: where the store and the records of runs are.
         run: name of this run.
         steps: names of all steps, in their order.
+        address: GCS address of the Ray cluster that serves; empty: the run deploys nothing.
     """
     from pathlib import Path
 
+    from rayrun.ray.take_down import take_down
+    from rayrun.run_record import state_of
     from rayrun.run_report import write_report
 
-    page = write_report(f"{root}/runs/{run}", pipeline, steps, backend_state=status.state)
+    place = f"{root}/runs/{run}"
+    failed = state_of(place, steps, status.state) != "succeeded"
+    notes = take_down(place, steps, address) if failed else []
+    page = write_report(place, pipeline, steps, backend_state=status.state, notes=notes)
     Path(report.path).write_text(page, encoding="utf-8")

@@ -19,6 +19,7 @@ def infnet_deploy(
     bundle: str,
     address: str,
     live: str = "",
+    route_prefix: str = "",
     step: str = "deploy",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("url", str)]):
@@ -35,6 +36,8 @@ def infnet_deploy(
         address: GCS address of the Ray cluster that serves, HOST:PORT.
         live: where to record the bundle as the live one; empty: what `serve.live` of the
             configuration says.
+        route_prefix: where it answers below the instance's root; empty: what `serve.route_prefix`
+            of the configuration says.
         step: name of this step in the records and the views; the folder of its record too.
         sets: keys to set in the configuration, `a.b=v`.
     """
@@ -45,6 +48,8 @@ def infnet_deploy(
         f"inputs.bundle={bundle}",
         f"compute={{type: attached, address: '{address}'}}",
     ]
+    if route_prefix:
+        places.append(f"serve.route_prefix={route_prefix}")
     if live:
         places.append(f"serve.live={live}")
     done = run_step(

@@ -18,6 +18,7 @@ def layers_deploy(
     run: str,
     bundle: str,
     address: str,
+    route_prefix: str = "",
     step: str = "deploy",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
 ) -> NamedTuple("Outputs", [("url", str)]):
@@ -32,6 +33,8 @@ def layers_deploy(
         run: name of this run.
         bundle: URI of the bundle.
         address: GCS address of the Ray cluster that serves, HOST:PORT.
+        route_prefix: where it answers below the instance's root; empty: what `serve.route_prefix`
+            of the configuration says.
         step: name of this step in the records and the views; the folder of its record too.
         sets: keys to set in the configuration, `a.b=v`.
     """
@@ -42,6 +45,8 @@ def layers_deploy(
         f"inputs.bundle={bundle}",
         f"compute={{type: attached, address: '{address}'}}",
     ]
+    if route_prefix:
+        places.append(f"serve.route_prefix={route_prefix}")
     done = run_step(
         "layer-select",
         "deploy",

@@ -75,7 +75,7 @@ VERBS = (
         ),
         store=True,
         sections=sections.EVALUATE,
-        inputs=("checkpoint", "data"),
+        inputs=("checkpoint", "data", "evaluation"),
         reads="infnet.keys:to_evaluate",
     ),
     Verb(

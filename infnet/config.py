@@ -209,8 +209,6 @@ class ScorerServe(ServeOptions):
     """Candidates one request may have; more is 422."""
     batch_rows: PositiveInt = 2048
     """Rows scored in one call of the model, over the requests that wait together."""
-    live: str = ""
-    """Where `deploy` records the bundle that is live, and `gate` finds it. Empty: nowhere."""
 
 
 class Inputs(Config):
@@ -222,7 +220,8 @@ class Inputs(Config):
     checkpoint: Annotated[str, Place] = ""
     """Run directory of `infnet train`."""
     evaluation: Annotated[str, Place] = ""
-    """Output of `infnet evaluate`."""
+    """Output of `infnet evaluate`: what gate judges; for evaluate, of a model to compare with on
+    the same rows, which then stands beside the rivals as `without`."""
     bundle: Annotated[str, Place] = ""
     """Serve bundle of `infnet export`."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 PIPELINES = {
     "recommender": "pipelines.recommender:recommender",
     "compact_llm": "pipelines.compact_llm:compact_llm",
+    "side_by_side": "pipelines.side_by_side:side_by_side",
 }
 """Every pipeline by name, and where its function is."""
 

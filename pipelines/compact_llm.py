@@ -42,7 +42,8 @@ def compact_llm(
     """
     run = dsl.PIPELINE_JOB_NAME_PLACEHOLDER
     every = {"config": config, "root": root, "run": run, "sets": sets}
-    end = act("finish", finish(pipeline="compact_llm", root=root, run=run, steps=STEPS))
+    ending = finish(pipeline="compact_llm", root=root, run=run, steps=STEPS, address=serve_address)
+    end = act("finish", ending)
     with dsl.ExitHandler(end, name="main"):
         full = step("pretrain", layers_pretrain(**every, given=model)).outputs["uri"]
         scores = step("score", layers_score(**every, model=full)).outputs["uri"]

@@ -39,7 +39,8 @@ def recommender(
     """
     run = dsl.PIPELINE_JOB_NAME_PLACEHOLDER
     every = {"config": config, "root": root, "run": run, "sets": sets}
-    end = act("finish", finish(pipeline="recommender", root=root, run=run, steps=STEPS))
+    ending = finish(pipeline="recommender", root=root, run=run, steps=STEPS, address=serve_address)
+    end = act("finish", ending)
     with dsl.ExitHandler(end, name="main"):
         prepared = step("prepare", infnet_prepare(**every))
         data = prepared.outputs["uri"]

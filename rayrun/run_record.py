@@ -15,6 +15,7 @@ from rayrun.step import STEPS_FOLDER
 EVENTS_FILE = "events.jsonl"
 
 State = Literal["waiting", "running", "done", "cached", "failed", "skipped"]
+RunState = Literal["succeeded", "failed", "interrupted"]
 ENDED = ("done", "cached", "failed")
 BROKEN_OFF = "ended without a word"
 
@@ -88,3 +89,14 @@ def read_steps(run: storage.Uri, names: Sequence[str]) -> dict[str, Step]:
         elif step.state == "running":
             steps[name] = replace(step, state="failed", line=step.line or BROKEN_OFF)
     return steps
+
+
+def state_of(run: storage.Uri, names: Sequence[str], backend_state: str = "") -> RunState:
+    """How a run ended: by the records of its steps, and where they are silent by what KFP says.
+
+    Of a run that was terminated KFP says `RUNNING`, and the step that it ended has left nothing.
+    """
+    failed = any(step.state == "failed" for step in read_steps(run, names).values())
+    if failed or backend_state == "FAILED":
+        return "failed"
+    return "succeeded" if backend_state in ("", "SUCCEEDED") else "interrupted"

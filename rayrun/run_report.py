@@ -8,17 +8,15 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from rayrun import storage
 from rayrun.config import ConfigError, Json
 from rayrun.metrics import Result
 from rayrun.report import Link, Report, Value
-from rayrun.run_record import Step, read_steps
+from rayrun.run_record import RunState, Step, read_steps, state_of
 
 STATUS_FILE, REPORT_FILE = "status.json", "report.html"
-
-RunState = Literal["succeeded", "failed", "interrupted"]
 
 INTERRUPTED = 130
 FOUND_LETTERS = 60
@@ -36,6 +34,7 @@ def write_report(
     backend_state: str = "",
     interrupted: bool = False,
     answers: Sequence[Mapping[str, Any]] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """Write the status and the report of a run into its directory, and return the page.
 
@@ -51,14 +50,15 @@ def write_report(
         interrupted: the run was stopped by whoever started it.
         answers: what the deployed model answered to a few requests: `user`, `candidates`,
             `milliseconds`, `top` (rows of the best candidates: values by name).
+        notes: further sentences about the end.
     """
     steps = read_steps(run, names)
     results = {name: _result(step) for name, step in steps.items()}
     failed = [step for step in steps.values() if step.state == "failed"]
-    state = _state(bool(failed), interrupted, backend_state)
+    state = "interrupted" if interrupted else state_of(run, names, backend_state)
     _write_status(run, pipeline, state, backend_state, steps, results)
     report = Report(f"{pipeline}: {state}", subtitle=_subtitle(run, steps))
-    for sentence in _sentences(state, failed, results):
+    for sentence in [*_sentences(state, failed, results), *notes]:
         report.text(sentence)
     report.heading("Steps")
     report.table(
@@ -106,14 +106,6 @@ def _metric(result: Result, metrics: Mapping[str, float | None]) -> str:
     """The metric of a task that stands for it: the one a step decided by, or a headline."""
     wanted = (str(result.details.get("metric", "")), *HEADLINES)
     return next((name for name in wanted if metrics.get(name) is not None), "")
-
-
-def _state(failed: bool, interrupted: bool, backend_state: str) -> RunState:
-    if interrupted:
-        return "interrupted"
-    if failed or backend_state == "FAILED":
-        return "failed"
-    return "succeeded" if backend_state in ("", "SUCCEEDED") else "interrupted"
 
 
 def _result(step: Step) -> Result | None:

@@ -17,7 +17,7 @@ from infnet.data.shards import FORMAT_VERSION as DATASET_VERSION
 from infnet.data.shards import KIND as DATASET_KIND
 from infnet.evaluate.compare import compare_measured
 from infnet.evaluate.metrics import AVERAGE, Measurement, compute
-from infnet.evaluate.predictions import Predictions
+from infnet.evaluate.predictions import Predictions, read
 from infnet.evaluate.raw import RawReader, open_file
 from infnet.evaluate.report import details, write_report
 from infnet.evaluate.scoring import Job, Scored, Scorer, SplitRows, score
@@ -38,6 +38,8 @@ KIND = "infnet.evaluation"
 FORMAT_VERSION = 1
 
 RIVALS = "rivals"
+WITHOUT = "without"
+"""What the model of `inputs.evaluation` is called."""
 AHEAD = 4
 """Scored batches a worker may be ahead of whoever writes them."""
 
@@ -58,7 +60,8 @@ def evaluate(
         config: `inputs.checkpoint` is the run directory of `infnet train`; `inputs.data` the
             dataset it was trained on (empty: the one that train prepared by itself); `evaluate`
             says what is computed, `compute` on how many workers (one: in this process, without
-            Ray).
+            Ray). `inputs.evaluation`, if given, is the evaluation of a model that lacks something
+            this one has, on the same rows: it stands beside the rivals as `without`.
         out: output directory; it appears whole or not at all.
         split: part of the prepared dataset, `valid` or `test`.
         data: a file of raw rows in the source's own columns, instead of a split; a split column may
@@ -69,7 +72,8 @@ def evaluate(
         the intervals, paired differences, averages, correlations and reasons of missing metrics.
 
     Raises:
-        ConfigError: no checkpoint, a damaged one, a schema of another dataset, or bad input rows.
+        ConfigError: no checkpoint, a damaged one, a schema of another dataset, bad input rows, or
+            `inputs.evaluation` is of other rows or tasks.
     """
     started = time.monotonic()
     with storage.claim(out), storage.output(out) as staging:
@@ -78,8 +82,9 @@ def evaluate(
         models = {"": run, **rivals_of(run, schema)}
         job, total = _job(config, models, run, split, data)
         scored = _score(config, job, total, schema, staging)
-        own = config.model.type if config.model.type not in models else f"{config.model.type}*"
-        name_of = {name: name or own for name in models}
+        scored |= _scored_before(config, scored[""])
+        own = config.model.type if config.model.type not in scored else f"{config.model.type}*"
+        name_of = {name: name or own for name in scored}
         measured = {
             name_of[name]: compute(
                 rows,
@@ -131,6 +136,28 @@ def rivals_of(run: str, schema: Schema) -> dict[str, str]:
                 )
             found[parts[1]] = place
     return found
+
+
+def _scored_before(config: InfnetConfig, now: Predictions) -> dict[str, Predictions]:
+    """The rows of `inputs.evaluation`, under the name `without`; nothing if none is given."""
+    place = config.inputs.evaluation
+    if not place:
+        return {}
+    manifest.read(place, kind=KIND, format_version=FORMAT_VERSION)
+    with TemporaryDirectory(prefix="evaluation-") as folder:
+        local = storage.fetch(place, Path(folder))
+        manifest.verify(str(local))
+        try:
+            rows = read(local / "predictions", now.tasks)
+        except ValueError as error:
+            raise ConfigError(f"inputs.evaluation ({place}): {error}") from None
+    if (rows.num_rows, rows.digest) != (now.num_rows, now.digest):
+        raise ConfigError(
+            f"inputs.evaluation ({place}) must be of the rows that are evaluated now "
+            f"({now.num_rows:,}), found {rows.num_rows:,}, or others; evaluate both models on the "
+            "same split of the same log"
+        )
+    return {WITHOUT: rows}
 
 
 def dataset_of(config: InfnetConfig, run: str) -> str:
