@@ -47,5 +47,5 @@ def infnet_export(
         step=step,
         run=f"{root}/runs/{run}",
     )
-    fill(done, bundle, metrics=metrics, report=report)
+    fill(done, bundle, metrics=metrics, report=report, checkpoint=f"{checkpoint}/checkpoint")
     return (done.uri,)

@@ -8,13 +8,15 @@ from kfp import dsl
 from kfp.dsl import HTML, Dataset, Metrics, Output
 
 from components.image import IMAGE
+from components.passthroughs import PASSTHROUGHS
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=IMAGE, install_kfp_package=False, task_config_passthroughs=PASSTHROUGHS)
 def infnet_prepare(
     dataset: Output[Dataset],
     metrics: Output[Metrics],
     report: Output[HTML],
+    task_config: dsl.TaskConfig,
     config: str,
     root: str,
     run: str,
@@ -27,6 +29,8 @@ def infnet_prepare(
         dataset: the prepared dataset, where it stands in the store.
         metrics: numbers of `result.json`.
         report: what was found in the log.
+        task_config: resources, environment and nodes of this task, for the Ray that it starts;
+            filled by the backend, empty elsewhere.
         config: path or URI of the configuration, or its YAML.
         root: where the store and the records of runs are.
         run: name of this run.
@@ -44,6 +48,7 @@ def infnet_prepare(
         sets=sets,
         step=step,
         run=f"{root}/runs/{run}",
+        task_config=task_config,
     )
     fill(done, dataset, metrics=metrics, report=report)
     return (done.uri,)

@@ -8,13 +8,15 @@ from kfp import dsl
 from kfp.dsl import HTML, Metrics, Model, Output
 
 from components.image import IMAGE
+from components.passthroughs import PASSTHROUGHS
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=IMAGE, install_kfp_package=False, task_config_passthroughs=PASSTHROUGHS)
 def infnet_train(
     model: Output[Model],
     metrics: Output[Metrics],
     report: Output[HTML],
+    task_config: dsl.TaskConfig,
     config: str,
     root: str,
     run: str,
@@ -28,6 +30,8 @@ def infnet_train(
         model: the run directory with the checkpoint, where it stands in the store.
         metrics: validation metrics of the model and the rivals.
         report: curves and tables of the training.
+        task_config: resources, environment and nodes of this task, for the Ray that it starts;
+            filled by the backend, empty elsewhere.
         config: path or URI of the configuration, or its YAML.
         root: where the store and the records of runs are.
         run: name of this run.
@@ -46,6 +50,7 @@ def infnet_train(
         sets=[*sets, f"inputs.data={data}"],
         step=step,
         run=f"{root}/runs/{run}",
+        task_config=task_config,
     )
-    fill(done, model, metrics=metrics, report=report)
+    fill(done, model, metrics=metrics, report=report, checkpoint=f"{done.uri}/checkpoint")
     return (done.uri,)

@@ -8,13 +8,15 @@ from kfp import dsl
 from kfp.dsl import HTML, Artifact, Metrics, Output
 
 from components.image import IMAGE
+from components.passthroughs import PASSTHROUGHS
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=IMAGE, install_kfp_package=False, task_config_passthroughs=PASSTHROUGHS)
 def layers_evaluate(
     evaluation: Output[Artifact],
     metrics: Output[Metrics],
     report: Output[HTML],
+    task_config: dsl.TaskConfig,
     config: str,
     root: str,
     run: str,
@@ -30,6 +32,8 @@ def layers_evaluate(
         evaluation: ranks and metrics, where they stand in the store.
         metrics: of all models on the test users.
         report: tables, targets, sizes and speed.
+        task_config: resources, environment and nodes of this task, for the Ray that it starts;
+            filled by the backend, empty elsewhere.
         config: path or URI of the configuration, or its YAML.
         root: where the store and the records of runs are.
         run: name of this run.
@@ -55,6 +59,7 @@ def layers_evaluate(
         ],
         step=step,
         run=f"{root}/runs/{run}",
+        task_config=task_config,
     )
-    fill(done, evaluation, metrics=metrics, report=report)
+    fill(done, evaluation, metrics=metrics, report=report, checkpoint=student)
     return (done.uri,)

@@ -49,5 +49,5 @@ def layers_export(
         step=step,
         run=f"{root}/runs/{run}",
     )
-    fill(done, bundle, metrics=metrics, report=report)
+    fill(done, bundle, metrics=metrics, report=report, checkpoint=student)
     return (done.uri,)

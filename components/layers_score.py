@@ -8,13 +8,15 @@ from kfp import dsl
 from kfp.dsl import HTML, Artifact, Metrics, Output
 
 from components.image import IMAGE
+from components.passthroughs import PASSTHROUGHS
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=IMAGE, install_kfp_package=False, task_config_passthroughs=PASSTHROUGHS)
 def layers_score(
     scores: Output[Artifact],
     metrics: Output[Metrics],
     report: Output[HTML],
+    task_config: dsl.TaskConfig,
     config: str,
     root: str,
     run: str,
@@ -28,6 +30,8 @@ def layers_score(
         scores: the scores, where they stand in the store.
         metrics: the loss of the whole model.
         report: heat map, curves and costs of the methods.
+        task_config: resources, environment and nodes of this task, for the Ray that it starts;
+            filled by the backend, empty elsewhere.
         config: path or URI of the configuration, or its YAML.
         root: where the store and the records of runs are.
         run: name of this run.
@@ -46,6 +50,7 @@ def layers_score(
         sets=[*sets, f"inputs.model={model}"],
         step=step,
         run=f"{root}/runs/{run}",
+        task_config=task_config,
     )
-    fill(done, scores, metrics=metrics, report=report)
+    fill(done, scores, metrics=metrics, report=report, checkpoint=model)
     return (done.uri,)

@@ -8,13 +8,15 @@ from kfp import dsl
 from kfp.dsl import HTML, Artifact, Metrics, Output
 
 from components.image import IMAGE
+from components.passthroughs import PASSTHROUGHS
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=IMAGE, install_kfp_package=False, task_config_passthroughs=PASSTHROUGHS)
 def layers_select(
     plan: Output[Artifact],
     metrics: Output[Metrics],
     report: Output[HTML],
+    task_config: dsl.TaskConfig,
     config: str,
     root: str,
     run: str,
@@ -29,6 +31,8 @@ def layers_select(
         plan: the plan, where it stands in the store.
         metrics: loss and metrics of the chosen layers on the test samples, and of other sets.
         report: the search and the comparison.
+        task_config: resources, environment and nodes of this task, for the Ray that it starts;
+            filled by the backend, empty elsewhere.
         config: path or URI of the configuration, or its YAML.
         root: where the store and the records of runs are.
         run: name of this run.
@@ -48,6 +52,7 @@ def layers_select(
         sets=[*sets, f"inputs.model={model}", f"inputs.scores={scores}"],
         step=step,
         run=f"{root}/runs/{run}",
+        task_config=task_config,
     )
-    fill(done, plan, metrics=metrics, report=report)
+    fill(done, plan, metrics=metrics, report=report, checkpoint=model)
     return (done.uri,)

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if parsed.command == "list":
             return _list()
         if parsed.command == "compile":
-            return _compile(parsed.names, parsed.out)
+            return _compile(parsed.names, parsed.out, with_components=parsed.components)
         return _run(parsed, [*parsed.arguments, *rest], given)
     except (PipelineError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     compiling.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
     compiling.add_argument("--out", default=".", metavar="DIR", help="where (default .)")
+    compiling.add_argument(
+        "--components", action="store_true", help="each step by itself too, in DIR/components"
+    )
     running = commands.add_parser(
         "run", help="run one on this machine, with a live view", allow_abbrev=False
     )
@@ -104,15 +107,17 @@ def _list() -> int:
     return DONE
 
 
-def _compile(names: Sequence[str], out: str) -> int:
-    from pipelines.compiled import PipelineError, compiled
+def _compile(names: Sequence[str], out: str, *, with_components: bool) -> int:
+    from pipelines.compiled import PipelineError, compiled, compiled_component, steps_by_name
 
     written = {name: compiled(name) for name in names or PIPELINES}
+    if with_components:
+        written |= {f"components/{name}": compiled_component(name) for name in steps_by_name()}
     folder = Path(out)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in written.items():
             place = folder / f"{name}.yaml"
+            place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text, encoding="utf-8")
             print(place)
     except OSError as error:

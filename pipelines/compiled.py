@@ -3,6 +3,7 @@
 import difflib
 import graphlib
 import importlib
+import pkgutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from kfp import compiler
+from kfp.dsl.base_component import BaseComponent
 
+import components
 from pipelines import PIPELINES
 
 EXIT_HANDLER = "finish"
@@ -40,10 +43,27 @@ def compiled(name: str) -> str:
         PipelineError: there is no such pipeline.
     """
     module, _, function = _place(name).partition(":")
-    pipeline = getattr(importlib.import_module(module), function)
+    return _yaml(getattr(importlib.import_module(module), function))
+
+
+def steps_by_name() -> dict[str, BaseComponent]:
+    """Every component by name: `components/<name>.py` holds it."""
+    names = sorted(module.name for module in pkgutil.iter_modules(components.__path__))
+    found = {n: getattr(importlib.import_module(f"components.{n}"), n, None) for n in names}
+    return {name: one for name, one in found.items() if isinstance(one, BaseComponent)}
+
+
+def compiled_component(name: str) -> str:
+    """The specification of a component, as YAML, for `components.load_component_from_file` of KFP
+    and for a run of this step alone.
+    """
+    return _yaml(steps_by_name()[name])
+
+
+def _yaml(component: BaseComponent) -> str:
     with tempfile.TemporaryDirectory(prefix="compile-") as folder:
-        file = Path(folder) / f"{name}.yaml"
-        compiler.Compiler().compile(pipeline, str(file))
+        file = Path(folder) / "compiled.yaml"
+        compiler.Compiler().compile(component, str(file))
         return file.read_text(encoding="utf-8")
 
 
@@ -74,8 +94,17 @@ def inputs_of(spec: Mapping[str, Any]) -> dict[str, Input]:
 
 
 def steps_of(spec: Mapping[str, Any]) -> list[str]:
-    """Names of the steps of a specification, each after those that it waits for."""
-    return [name for name in _tasks(spec, spec["root"]["dag"]) if name != EXIT_HANDLER]
+    """Names of the steps of a specification, each after those that it waits for.
+
+    Where the exit handler knows all of them, they stand in its order: that of the text, branch by
+    branch.
+    """
+    found = [name for name in _tasks(spec, spec["root"]["dag"]) if name != EXIT_HANDLER]
+    for task in spec["root"]["dag"]["tasks"].values():
+        if task["taskInfo"]["name"] == EXIT_HANDLER:
+            told = task["inputs"]["parameters"]["steps"]["runtimeValue"]["constant"]
+            return sorted(found, key=told.index)
+    return found
 
 
 def _tasks(spec: Mapping[str, Any], dag: Mapping[str, Any]) -> list[str]:

@@ -31,6 +31,13 @@ from rayrun.metrics import RESULT_FILE, Result
 EVENTS = "INFNET_EVENTS"
 """Environment variable: the file that events are appended to."""
 
+TASK_CONFIG = "INFNET_TASK_CONFIG"
+"""Environment variable of the child: what the task was given for the pods that compute, as JSON.
+
+Its keys are those of a pod and its container (`resources`, `env`, `nodeSelector`, `tolerations`,
+`affinity`, `volumes`, `volumeMounts`); what is not given has no key. Without the variable there is
+nothing to hand on. It decides nothing in the store: where a step runs is no part of its key."""
+
 STEPS_FOLDER = "steps"
 """In the directory of a pipeline's run: how each of its steps ended."""
 
@@ -70,6 +77,7 @@ def run_step(
     flags: Mapping[str, object] | None = None,
     step: str = "",
     run: str = "",
+    task_config: Any = None,
 ) -> StepResult:
     """Run `PROG VERB CONFIG …` as a child process to its end.
 
@@ -84,6 +92,8 @@ def run_step(
         step: what the events call it; empty: the verb.
         run: directory or URI of the run of a pipeline: the last event is written there too, to
             `steps/<step>.json`, for those who share no file system with this step.
+        task_config: `dsl.TaskConfig` of the task, for a launcher of clusters: the child finds what
+            is set in it in `$INFNET_TASK_CONFIG`.
 
     Raises:
         ConfigError: `store` and `out` are both given.
@@ -105,7 +115,11 @@ def run_step(
         command += [f"--out={out}"] if out else []
         command.append(f"--record={record}")
         events.write("running", line=f"{prog} {verb}")
-        child = _Child(command, events)
+        handed_on = _handed_on(task_config)
+        if handed_on:  # whoever set them must not believe that this pod has them
+            names = ", ".join(json.loads(handed_on[TASK_CONFIG]))  # values may be secret
+            print(f"handed on to the pods of a Ray cluster: {names}", flush=True)
+        child = _Child(command, events, handed_on)
         code = child.wait()
         done: Json = json.loads(record.read_bytes()) if record.exists() else {}
     uri = str(done.get("uri", ""))
@@ -126,6 +140,23 @@ def run_step(
 
 
 # ---------------------------------------------------------------------------------------------
+
+
+def _handed_on(task_config: Any) -> dict[str, str]:
+    if task_config is None:
+        return {}
+    given = {
+        "resources": task_config.resources,
+        "env": task_config.env,
+        "nodeSelector": task_config.node_selector,
+        "tolerations": task_config.tolerations,
+        "affinity": task_config.affinity,
+        "volumes": task_config.volumes,
+        "volumeMounts": task_config.volume_mounts,
+    }
+    # A backend writes {} for resources that nobody set.
+    found = {name: value for name, value in given.items() if value}
+    return {TASK_CONFIG: json.dumps(found)} if found else {}
 
 
 def _config_file(config: str, folder: Path) -> str:
@@ -190,8 +221,11 @@ class _Events:
 class _Child:
     """A process in a session of its own: a Ctrl-C of the terminal reaches it once, through us."""
 
-    def __init__(self, command: Sequence[str], events: _Events) -> None:
+    def __init__(
+        self, command: Sequence[str], events: _Events, environment: Mapping[str, str]
+    ) -> None:
         self.command = command
+        self.environment = environment
         self.events = events
         self.last = ""
         self.last_error = ""
@@ -206,7 +240,7 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
                 preexec_fn=_ends_with(os.getpid()),
             )

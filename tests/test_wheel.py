@@ -51,6 +51,21 @@ def test_the_product_comes_from_the_wheel(clean_python, tmp_path):
     assert str(ROOT) not in done.stdout
 
 
+def test_the_wheel_has_every_compiled_pipeline_and_component(clean_python, tmp_path):
+    code = (
+        "from importlib.resources import files; root = files('rayrun') / 'pipelines_yaml'\n"
+        "for folder in (root, root / 'components'):\n"
+        "    print(*sorted(f.name for f in folder.iterdir() if f.name.endswith('.yaml')))"
+    )
+    done = subprocess.run(
+        [clean_python, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    folders = [ROOT / "rayrun/pipelines_yaml", ROOT / "rayrun/pipelines_yaml/components"]
+    here = [" ".join(sorted(path.name for path in folder.glob("*.yaml"))) for folder in folders]
+    assert done.stdout.splitlines() == here
+    assert all("prepare" in line or "recommender" in line for line in here)
+
+
 def test_help_lists_the_verbs(clean_python, tmp_path):
     done = run(clean_python, "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -2,13 +2,14 @@
 
 import ast
 import importlib
+import inspect
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from kfp.dsl import HTML, Artifact, Dataset, Metrics, Model
+from kfp.dsl import HTML, Artifact, Dataset, Metrics, Model, TaskConfig
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "configs" / "infnet" / "smoke.yaml"
@@ -100,6 +101,8 @@ def test_the_command_line_accepts_what_a_component_says(verb, tmp_path, monkeypa
     if step != "deploy":
         outputs["metrics"] = Metrics(name="metrics", uri=str(tmp_path / "metrics"))
         outputs["report"] = HTML(name="report", uri=str(tmp_path / "report"))
+    if "task_config" in inspect.signature(component(verb).python_func).parameters:
+        outputs["task_config"] = TaskConfig()
     events = tmp_path / "events.jsonl"
     monkeypatch.setenv("INFNET_EVENTS", str(events))
     with pytest.raises(SystemExit) as end:
@@ -133,15 +136,42 @@ def test_the_image_is_read_where_a_pipeline_is_compiled(tmp_path, monkeypatch):
 
 def test_a_model_that_is_given_is_not_trained(tmp_path):
     artifact = Model(name="model", uri=str(tmp_path / "model"))
-    outputs = {name: kind(name=name) for name, kind in (("metrics", Metrics), ("report", HTML))}
+    report = HTML(name="report", uri=str(tmp_path / "report"))
     found = component("layers_pretrain").python_func(
         model=artifact,
+        metrics=Metrics(name="metrics"),
+        report=report,
+        task_config=TaskConfig(),
         config=str(QUICK),
         root=str(tmp_path),
         run="r1",
         given="/models/a",
-        **outputs,
     )
     assert found == ("/models/a",)
     assert artifact.uri == "/models/a"
-    assert list(tmp_path.iterdir()) == []
+    assert artifact.metadata == {"checkpoint": "/models/a", "given": True}
+    assert "/models/a" in Path(report.path).read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+STARTS_RAY = {
+    *("infnet_prepare", "infnet_train", "infnet_evaluate"),
+    *("layers_pretrain", "layers_score", "layers_select", "layers_compact", "layers_heal"),
+    *("layers_evaluate", "layers_embed"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(VERBS))
+def test_a_step_that_starts_ray_hands_on_what_its_task_was_given(name):
+    found = component(name).component_spec
+    given = {one.field.name for one in found.task_config_passthroughs or ()}
+    both = {one.field.name for one in found.task_config_passthroughs or () if one.apply_to_task}
+    if name not in STARTS_RAY:
+        assert given == set()
+        assert "task_config" not in found.inputs
+        return
+    assert found.inputs["task_config"].type == "TaskConfig"
+    assert both == {"ENV", "KUBERNETES_VOLUMES"}
+    assert given - both == {
+        "RESOURCES", "KUBERNETES_NODE_SELECTOR", "KUBERNETES_TOLERATIONS", "KUBERNETES_AFFINITY",
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The compiled pipelines: golden files, which the wheel carries too; steps, inputs, caching."""
+"""Compiled pipelines and components: golden files, which the wheel carries too; steps, inputs."""
 
 import importlib.resources
 import os
@@ -11,22 +11,30 @@ import yaml
 
 from pipelines import PIPELINES, compact_llm, recommender
 from pipelines.compiled import PipelineError, compiled, inputs_of, steps_of
+from pipelines.component_docs import reference
 
 ROOT = Path(__file__).parents[2]
-GOLDEN = ROOT / "tests" / "golden" / "pipelines"
+GOLDEN = ROOT / "tests" / "golden"
 SHIPPED = ROOT / "rayrun" / "pipelines_yaml"
+README = ROOT / "components" / "README.md"
+COMPONENTS = sorted(
+    f"components/{path.stem}"
+    for path in (ROOT / "components").glob("*.py")
+    if path.stem.startswith(("infnet_", "layers_", "finish"))
+)
+FILES = [*PIPELINES, *COMPONENTS]
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """All pipelines as the command compiles them, with the image that is shipped."""
+    """All pipelines and steps as the command compiles them, with the image that is shipped."""
     out = tmp_path_factory.mktemp("compiled")
     environment = {k: v for k, v in os.environ.items() if k != "INFNET_IMAGE"}
-    command = [sys.executable, "-m", "pipelines", "compile", "--out", str(out)]
+    command = [sys.executable, "-m", "pipelines", "compile", "--components", "--out", str(out)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == [str(out / f"{name}.yaml") for name in PIPELINES]
+    assert done.stdout.split() == [str(out / f"{name}.yaml") for name in FILES]
     return out
 
 
@@ -37,21 +45,41 @@ def pinned(text: str) -> str:
     )
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_golden_of_a_compiled_pipeline(written, name):
+def golden(name: str) -> Path:
+    folder = GOLDEN if "/" in name else GOLDEN / "pipelines"
+    return folder / f"{name}.yaml"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_golden_of_what_is_compiled(written, name):
     """`make golden` rewrites it; the copy in the wheel is rewritten with it."""
     text = (written / f"{name}.yaml").read_text()
     if os.environ.get("GOLDEN_WRITE"):
-        for folder in (GOLDEN, SHIPPED):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{name}.yaml").write_text(text)
-    assert pinned(text) == pinned((GOLDEN / f"{name}.yaml").read_text())
+        for file in (golden(name), SHIPPED / f"{name}.yaml"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+    assert pinned(text) == pinned(golden(name).read_text())
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", FILES)
 def test_the_wheel_carries_what_is_compiled(written, name):
     shipped = importlib.resources.files("rayrun") / "pipelines_yaml" / f"{name}.yaml"
     assert pinned(shipped.read_text()) == pinned((written / f"{name}.yaml").read_text())
+
+
+def test_golden_page_of_the_components():
+    text = reference()
+    if os.environ.get("GOLDEN_WRITE"):
+        README.write_text(text, encoding="utf-8")
+    assert README.read_text(encoding="utf-8") == text
+
+
+def test_nothing_is_kept_of_what_is_no_more():
+    """A pipeline or a component that is gone leaves no file in the wheel."""
+    for folder in (GOLDEN / "pipelines", SHIPPED):
+        assert {path.stem for path in folder.glob("*.yaml")} == set(PIPELINES)
+    for folder in (GOLDEN / "components", SHIPPED / "components"):
+        assert {f"components/{path.stem}" for path in folder.glob("*.yaml")} == set(COMPONENTS)
 
 
 STEPS = {"recommender": recommender.STEPS, "compact_llm": compact_llm.STEPS}
