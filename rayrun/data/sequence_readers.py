@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from rayrun.data import listing, world
 from rayrun.data.columns import TimeColumn, missing_column, plain, to_milliseconds
 from rayrun.data.description import SideTable
 from rayrun.data.files import FileLog
-from rayrun.data.log import BAD, RawLog
+from rayrun.data.log import BAD, Fragment, RawLog
 from rayrun.data.sequence_source import (
     SETS,
     NamedSequences,
@@ -135,7 +135,7 @@ def _from_log(log: FileLog, source: TitledPathSource, data: SequenceData) -> Seq
 
 
 def _simulated(source: SimulatedSequences, data: SequenceData) -> Sequences:
-    log = SimulatedLog(source)
+    log = _FirstDays(source)
     table = catalogue(source)
     english, chinese = (table.column(n).to_pylist() for n in ("title", "title_zh"))
     titles = {
@@ -150,6 +150,19 @@ def _simulated(source: SimulatedSequences, data: SequenceData) -> Sequences:
     stars = _Simulated(source.seed) if source.ratings else None
     events = _Events(log, "user_id", "video_id", "time_ms", "ms", only="is_click", stars=stars)
     return _of_users(events, known, users, data, {})
+
+
+class _FirstDays(SimulatedLog):
+    """The rows of the simulator before the end of `source.days`."""
+
+    def __init__(self, source: SimulatedSequences) -> None:
+        super().__init__(source)
+        self.end_ms = world.START_MS + int(source.days * world.DAY_MS)
+
+    def read(self, fragment: Fragment, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        wanted = None if columns is None else [*columns, "time_ms"]
+        for table in super().read(fragment, wanted):
+            yield table.filter(pc.less(table.column("time_ms"), self.end_ms))
 
 
 def _tables(log: RawLog, columns: list[str]) -> Iterator[pa.Table]:

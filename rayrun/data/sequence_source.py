@@ -15,7 +15,7 @@ from rayrun.config import Config
 from rayrun.data.columns import Columns, TimeColumn, nearest
 from rayrun.data.description import FileSource
 from rayrun.data.source import from_name, source_kind
-from rayrun.data.world import SimulateSource
+from rayrun.data.world import DAYS, SimulateSource
 
 Language = Literal["en", "zh", "both"]
 
@@ -69,6 +69,9 @@ class SimulatedSequences(SimulateSource):
     """Of the titles; `both`: the English one and the Chinese one after it."""
     ratings: bool = False
     """With the stars that each user gives what was clicked (`rayrun.data.world.stars`)."""
+    days: float = Field(default=DAYS, gt=0, le=DAYS)
+    """Days of the log that are read, of its 14. Fewer where another model, which reads something
+    learnt here, is tested on what comes after them."""
 
 
 SETS: dict[str, str] = {

@@ -13,6 +13,7 @@ from rayrun.config import ConfigError, validate
 from rayrun.data.sequence_source import SequenceData
 from rayrun.data.sequences import open_sequences, told_apart, user_order
 from rayrun.data.simulate import SimulatedLog, catalogue
+from rayrun.data.world import DAY_MS, START_MS
 
 ROWS = [  # user, item, time, title
     ("b", 7, 30, "围棋 入门"),
@@ -135,6 +136,19 @@ def test_simulated_histories_are_the_clicked_videos(language):
     english, chinese = titles["title"].to_pylist(), titles["title_zh"].to_pylist()
     both = [f"{e} {z}" for e, z in zip(english, chinese, strict=True)]
     assert list(found.titles) == {"en": english, "zh": chinese, "both": both}[language]
+
+
+def test_of_a_simulated_log_the_first_days_alone_may_be_read():
+    simulated = {"type": "simulate", "users": 40, "items": 50, "rows": 900}
+    found = open_sequences(data({**simulated, "days": 7.5}))
+    log = SimulatedLog(data(simulated).source)
+    rows = pa.concat_tables(t for f in log.fragments() for t in log.read(f))
+    early = pc.less(rows["time_ms"], START_MS + 7 * DAY_MS + DAY_MS // 2)
+    clicked = rows.filter(pc.and_(pc.equal(rows["is_click"], 1), early)).sort_by("time_ms")
+    for user, items in zip(found.users, found.histories, strict=True):
+        own = clicked.filter(pc.equal(clicked["user_id"], int(user)))
+        assert items.tolist() == own["video_id"].to_pylist()
+    assert len(found.titles) == 50  # the catalogue is whole
 
 
 def test_a_part_number_counts_from_the_most_watched():
