@@ -5,12 +5,8 @@ leaves nothing. `deploy` puts the bundle on a Ray that outlives it, beside what 
 the new one answers, and records it as live.
 """
 
-import tempfile
-from pathlib import Path
-
 from infnet.config import InfnetConfig
 from infnet.serve.bundle import Bundle
-from rayrun import storage
 from rayrun.metrics import Result
 from rayrun.ray import serve_verbs
 from rayrun.ray.serve_verbs import Service
@@ -45,13 +41,7 @@ def deploy(config: InfnetConfig, out: str) -> Result:
     """
     serve_verbs.check_outlives(config.compute, PROGRAM)
     found = service(config)
-
-    def record_live() -> None:
-        if config.serve.live:
-            with tempfile.TemporaryDirectory(prefix="live-") as scratch:
-                storage.put(storage.fetch(found.bundle, Path(scratch)), config.serve.live)
-
-    return serve_verbs.deploy(found, config, config.compute, config.serve, out, record_live)
+    return serve_verbs.deploy(found, config, config.compute, config.serve, out)
 
 
 def plan(config: InfnetConfig, out: str) -> str:
@@ -60,8 +50,8 @@ def plan(config: InfnetConfig, out: str) -> str:
     Raises:
         ConfigError: what `serve` refuses.
     """
-    lines = serve_verbs.plan(service(config), config, config.compute, config.serve)
-    return "\n".join([*lines, f"live: {config.serve.live or 'not recorded'}"])
+    found = service(config)
+    return "\n".join(serve_verbs.plan(found, config, config.compute, config.serve))
 
 
 def service(config: InfnetConfig) -> Service:
@@ -77,7 +67,7 @@ def service(config: InfnetConfig) -> Service:
     bundle.check_sample()
     return Service(
         PROGRAM,
-        name=NAME,
+        name=config.serve.application or NAME,
         route="/score",
         bundle=uri,
         digest=bundle.digest,

@@ -1,7 +1,7 @@
 """`layer-select serve` and `layer-select deploy`: a bundle answers over HTTP.
 
 `serve` lives until it is told to stop, which is its normal end. `deploy` puts the bundle on a Ray
-that outlives it, beside what is live there until the new one answers.
+that outlives it, beside what is live there until the new one answers, and records it as live.
 """
 
 from layer_select.config import LayerSelectConfig
@@ -28,7 +28,7 @@ def serve(config: LayerSelectConfig, out: str) -> Result:
 
 
 def deploy(config: LayerSelectConfig, out: str) -> Result:
-    """Put a bundle on a running Ray and return when it answers.
+    """Put a bundle on a running Ray, return when it answers, and record it at `serve.live`.
 
     Args:
         config: `inputs.bundle`; `compute` is attached, or a Ray is open in this process.
@@ -63,7 +63,7 @@ def service(config: LayerSelectConfig) -> Service:
     uri = serve_verbs.bundle_of(config.inputs.bundle, PROGRAM)
     return Service(
         PROGRAM,
-        name=NAME,
+        name=config.serve.application or NAME,
         route="/recommend",
         bundle=uri,
         digest=Bundle.read(uri).digest,

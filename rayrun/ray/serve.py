@@ -168,8 +168,8 @@ def deploy(app: Any, *, name: str, options: ServeOptions) -> str:
         options: `host`, `port`, `route_prefix` and `start_timeout_s` are read here.
 
     Raises:
-        ConfigError: the port is taken, the application does not start (with the replica's own
-            reason), or not within `start_timeout_s`.
+        ConfigError: the port is taken, the prefix is another application's, the application does
+            not start (with the replica's own reason), or not within `start_timeout_s`.
     """
     with _quiet():
         return _deploy(app, name, options)
@@ -214,24 +214,26 @@ def undeploy(*ended: str) -> None:
             serve.delete(name)
 
 
-def wait_while_serving(name: str) -> None:
-    """Return never: warn when an application is ill, and when it is well again.
+def wait_while_serving(*served: str) -> None:
+    """Return never: warn when one of the applications is ill, and when it is well again.
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM.
-        RuntimeError: the application or its Ray is gone.
+        RuntimeError: an application or its Ray is gone.
     """
     serve: Any = importlib.import_module("ray.serve")
-    before = "RUNNING"
+    before = dict.fromkeys(served, "RUNNING")
     while True:
         time.sleep(WATCH_S)
-        found = serve.status().applications.get(name)
-        if found is None:
-            raise RuntimeError(f"the application {name!r} was ended by somebody else")
-        if (now := str(found.status.value)) != before:
-            before = now
-            reason = "" if now == "RUNNING" else f": {reason_of(_messages(found))}"
-            warnings.warn(f"{name} is {now}{reason}", stacklevel=2)
+        applications = serve.status().applications
+        for name in served:
+            found = applications.get(name)
+            if found is None:
+                raise RuntimeError(f"the application {name!r} was ended by somebody else")
+            if (now := str(found.status.value)) != before[name]:
+                before[name] = now
+                reason = "" if now == "RUNNING" else f": {reason_of(_messages(found))}"
+                warnings.warn(f"{name} is {now}{reason}", stacklevel=2)
 
 
 def reason_of(message: str) -> str:
@@ -251,6 +253,7 @@ def _deploy(app: Any, name: str, options: ServeOptions) -> str:
     root = _start(options)
     before = serve.status().applications.get(name)
     live = before is not None and before.status in ("RUNNING", "UNHEALTHY")
+    _check_prefix(name, options.route_prefix)
     target = serve.RunTarget(
         app,
         name=name,
@@ -272,6 +275,23 @@ def _deploy(app: Any, name: str, options: ServeOptions) -> str:
             serve.delete(name)
         raise
     return root + options.route_prefix.rstrip("/")
+
+
+def _check_prefix(name: str, prefix: str) -> None:
+    """Whether the prefix is free, or this application's; tells who moves it."""
+    client: Any = importlib.import_module("ray.serve.context")._get_global_client()
+    for other, found in client.get_serve_details()["applications"].items():
+        if other == name and found["route_prefix"] not in (None, prefix):
+            warnings.warn(
+                f"{name} moves from {found['route_prefix']} to {prefix} (serve.route_prefix); "
+                "nothing answers at the old one any more",
+                stacklevel=2,
+            )
+        if other != name and found["route_prefix"] == prefix and found["status"] != "DELETING":
+            raise ConfigError(
+                f"serve.route_prefix ({prefix}) is that of the application {other!r}; give "
+                f"{name!r} another one, or set serve.application to {other!r} to replace it"
+            )
 
 
 def _start(options: ServeOptions) -> str:

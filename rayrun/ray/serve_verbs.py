@@ -7,9 +7,11 @@ serve(service, config, config.compute, config.serve, out)
 
 import contextlib
 import importlib
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rayrun import manifest, storage
@@ -104,9 +106,8 @@ def deploy(
     compute: LocalCompute | AttachedCompute,
     options: ServeOptions,
     out: str,
-    answers: Callable[[], None] = lambda: None,
 ) -> Result:
-    """Put the service on a running Ray and return when it answers.
+    """Put the service on a running Ray, return when it answers, and record it at `serve.live`.
 
     Args:
         service: what answers; what was live under its name does until then, or if it fails.
@@ -115,7 +116,6 @@ def deploy(
         options: where it answers.
         out: `result.json` with details `url`, `model`, `application` (its name in Ray Serve) and
             `replaced` (one of that name was there before).
-        answers: done once it answers, before that is said.
 
     Raises:
         ConfigError: what `serve` refuses. Where nothing was live under its name, nothing is.
@@ -125,7 +125,7 @@ def deploy(
         replaced = service.name in names()
         try:
             url = service.put_up(options)
-            answers()
+            _record_live(service, options.live)
         except BaseException:
             if not replaced:
                 undeploy(service.name)
@@ -172,6 +172,7 @@ def plan(
         f"replicas: {options.replicas}, each with {options.cpus_per_replica:g} CPUs, answering "
         f"{options.max_ongoing_requests} requests at a time with {options.max_queued_requests} "
         "waiting",
+        f"live: {options.live or 'not recorded'}",
     ]
 
 
@@ -188,6 +189,14 @@ def bundle_of(uri: str, program: str) -> str:
         )
     local = storage.local_path(uri)
     return uri if local is None else str(local.resolve())
+
+
+def _record_live(service: Service, live: str) -> None:
+    """A copy of the bundle at `live`, unless that is where it was taken from."""
+    if not live or storage.absolute(live) == storage.absolute(service.bundle):
+        return
+    with tempfile.TemporaryDirectory(prefix="live-") as scratch:
+        storage.put(storage.fetch(service.bundle, Path(scratch)), live)
 
 
 def _record(
