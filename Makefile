@@ -39,7 +39,7 @@ format: install ## rewrite the sources in the house format
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 bench: install ## speed, as ratios against a peer or a floor in the same run (minutes, quiet machine)
-	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in bench/*.py bench/layers/targets.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 golden: install ## rewrite golden files; commit them alone, saying why they changed
 	@GOLDEN_WRITE=1 $(BIN)/python -m pytest -q -k golden

@@ -108,7 +108,7 @@ Rival = Annotated[
 
 
 class Timing(Config):
-    """Prefill of one batch, full model and student in turn."""
+    """Prefill of one batch and generation behind it, full model and student in turn."""
 
     batch: PositiveInt = 32
     """Sequences."""
@@ -118,6 +118,9 @@ class Timing(Config):
     """Measured passes of each model; 0: nothing is timed."""
     warmup: NonNegativeInt = 3
     """Passes of each before those."""
+    decode_tokens: NonNegativeInt = 16
+    """Tokens generated behind each sequence with cached keys and values; 0: generation is not
+    timed."""
 
 
 class Evaluate(Config):

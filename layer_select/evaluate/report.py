@@ -55,7 +55,10 @@ def report(config: LayerSelectConfig, result: Result) -> Report:
     page.table(headers, rows, caption="Disk: files of weights, or the tensors of a view")
     if details["timing"]:
         headers, rows = timing_rows(details["timing"])
-        page.table(headers, rows, caption=_timing_caption(details["timing"]))
+        page.table(headers, rows, caption=timing_caption(details["timing"]))
+        if details["timing"]["decode"]:
+            headers, rows = decode_rows(details["timing"])
+            page.table(headers, rows, caption=decode_caption(details["timing"]))
     page.heading("Configuration")
     page.details("config.yaml", config.to_yaml())
     return page
@@ -77,16 +80,18 @@ def markdown(config: LayerSelectConfig, result: Result) -> str:
     details = result.details
     parts = [f"# {config.name}", _summary(result)]
     if "targets" in details:
-        parts += ["## Targets", _table(*target_rows(details["targets"]))]
+        parts += ["## Targets", table(*target_rows(details["targets"]))]
     for domain, told in details["domains"].items():
         parts += [f"## {_heading(domain, told)}", *_notes(told, details)]
-        parts += [_table(*metric_rows(told, details)), f"{details['subject']} − model:"]
-        parts.append(_table(*difference_rows(told)))
+        parts += [table(*metric_rows(told, details)), f"{details['subject']} − model:"]
+        parts.append(table(*difference_rows(told)))
         if told["retained"]:
-            parts += [_table(*retained_rows(told))]
-    parts += ["## Size and speed", _table(*size_rows(details))]
+            parts += [table(*retained_rows(told))]
+    parts += ["## Size and speed", table(*size_rows(details))]
     if details["timing"]:
-        parts += [_table(*timing_rows(details["timing"])), _timing_caption(details["timing"])]
+        parts += [table(*timing_rows(details["timing"])), timing_caption(details["timing"])]
+        if details["timing"]["decode"]:
+            parts += [table(*decode_rows(details["timing"])), decode_caption(details["timing"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -171,7 +176,33 @@ def timing_rows(timing: Json) -> tuple[list[str], Rows]:
     return ["model", "p50", "p95", "sequences/s", "peak memory", "times faster"], rows
 
 
-def _timing_caption(timing: Json) -> str:
+def decode_rows(timing: Json) -> tuple[list[str], Rows]:
+    """Full model and student, one token after the other."""
+    rows: Rows = []
+    for name, found in timing["decode"]["models"].items():
+        ratio = timing["decode"]["ratios"].get(name)
+        rows.append(
+            [
+                _words(name),
+                f"{found['p50_ms']:.2f} ms",
+                f"{found['p95_ms']:.2f} ms",
+                f"{found['tokens_per_s']:,.0f}",
+                "1" if ratio is None else _interval(ratio, digits=2),
+            ]
+        )
+    return ["model", "p50 of a token", "p95", "tokens/s", "times faster"], rows
+
+
+def decode_caption(timing: Json) -> str:
+    """What was generated."""
+    return (
+        f"Generation of {timing['decode']['tokens']} tokens behind each of {timing['batch']} "
+        f"sequences of {timing['length']}, with cached keys and values, prefill not counted"
+    )
+
+
+def timing_caption(timing: Json) -> str:
+    """What was run."""
     return (
         f"Prefill of {timing['batch']} × {timing['length']} tokens, {timing['repeats']} passes of "
         f"each in turn on {timing['device']}, {timing['threads']} threads; memory to load and run "
@@ -299,7 +330,8 @@ def _ranges(layers: Sequence[int] | None) -> str:
     return ", ".join(f"{r[0]}–{r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs)
 
 
-def _table(headers: Sequence[str], rows: Rows) -> str:
+def table(headers: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
+    """As Markdown; a second line of a cell stands in parentheses."""
     lines = [list(headers), ["---"] * len(headers)]
     lines += [[_cell(value) for value in row] for row in rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

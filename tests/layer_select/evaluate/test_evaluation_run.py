@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from layer_select.evaluate.config import Evaluate, Narrow, Scratch
 from layer_select.evaluate.contestants import Contestant, Student
 from layer_select.evaluate.healed import beginning, budget
 from layer_select.evaluate.run import evaluate
+from layer_select.evaluate.timing import generation
 from layer_select.evaluate.worker import file_of, on_worker
 from layer_select.heal.config import Heal
 from layer_select.opened import open_inputs
@@ -129,7 +131,7 @@ def test_two_workers_make_the_table_that_one_process_makes(
     made = with_settings(
         config,
         f"evaluate.rivals={json.dumps(rivals)}",
-        "evaluate.timing={batch: 4, length: 24, repeats: 3, warmup: 1}",
+        "evaluate.timing={batch: 4, length: 24, repeats: 3, warmup: 1, decode_tokens: 2}",
         f"inputs.student={place}",
         "heal={steps: 3, row_tokens: 96, batch_rows: 4}",
         "compute.workers=2",
@@ -161,11 +163,14 @@ def test_two_workers_make_the_table_that_one_process_makes(
     timing = result.details["timing"]
     assert timing["models"].keys() == {"full", "student"} == timing["ratios"].keys() | {"full"}
     assert timing["models"]["student"]["peak_bytes"] is not None
+    assert timing["decode"]["tokens"] == 2
+    assert timing["decode"]["models"].keys() == {"full", "student"}
+    assert timing["decode"]["ratios"]["student"]["low"] > 0
     verdicts = {line["name"]: line["met"] for line in result.details["targets"]}
     assert verdicts["parameters of the layers"] == "met"
     assert verdicts["prefill, times faster"] == "not measured"
     page, table = (out / "report.html").read_text(), (out / "table.md").read_text()
-    for text in ("SASRec", "first k (healed)", "random", "met"):
+    for text in ("SASRec", "first k (healed)", "random", "met", "tokens/s"):
         assert text in table
     assert "first k <small>healed</small>" in page
     assert evaluate(made, str(out)) == result  # it stands
@@ -316,3 +321,13 @@ def test_rivals_that_begin_at_random_are_the_students_equals(student):
     assert start.to_dict()["layers"] == len(KEPT)
     assert (start.to_dict()["width"], start.to_dict()["key_value_heads"]) == (16, 2)
     assert [o.type for o in learnt.objectives] == ["task", "kl", "ranking"]
+
+
+def test_timed_generation_is_greedy_search_and_begins_anew_each_time(tiny_model):
+    decoder = load(open_model(None, str(tiny_model)))
+    ids = torch.randint(5, 60, (3, 9), generator=torch.Generator().manual_seed(0))
+    model: Any = decoder.model
+    expected = model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=[])
+    generated = generation(decoder, ids, 4)
+    assert torch.equal(generated(), expected[:, 10:])  # the first is the prefill's
+    assert torch.equal(generated(), expected[:, 10:])
