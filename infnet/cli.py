@@ -112,6 +112,7 @@ VERBS = (
         run="infnet.serve.run:serve",
         config=CONFIG,
         plan="infnet.serve.run:plan",
+        here=True,
     ),
     Verb(
         name="deploy",

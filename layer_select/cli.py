@@ -121,6 +121,7 @@ VERBS: tuple[Verb, ...] = (
         run="layer_select.serve.run:serve",
         config=CONFIG,
         plan="layer_select.serve.run:plan",
+        here=True,
     ),
     Verb(
         name="deploy",

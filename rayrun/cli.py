@@ -19,15 +19,15 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
-from rayrun import __version__
+from rayrun.arguments import BAD_INPUT, parser
 from rayrun.config import Config, ConfigError, Json, apply_override, parse_yaml, validate
-from rayrun.verb import Flag, Target, Verb, resolve
+from rayrun.verb import Ended, Flag, Target, Verb, resolve
 
 __all__ = ["Flag", "Target", "Verb", "load_config", "main", "resolve"]
 
-DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAULT, INTERRUPTED = 0, 1, 130
 
 REPEAT_S = 5.0
 """A SIGTERM that comes again within this time means the same."""
@@ -50,7 +50,7 @@ def main(prog: str, verbs: Sequence[Verb], argv: Sequence[str] | None = None) ->
     """Run one verb and return the exit code; every error ends in a readable line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        parsed = _parser(prog, verbs).parse_args(arguments)
+        parsed = parser(prog, verbs).parse_args(arguments)
     except SystemExit as end:  # argparse: --help is 0, a wrong argument 2
         return end.code if isinstance(end.code, int) else BAD_INPUT
     verb = next(v for v in verbs if v.name == parsed.verb)
@@ -65,6 +65,8 @@ def main(prog: str, verbs: Sequence[Verb], argv: Sequence[str] | None = None) ->
     except KeyboardInterrupt:
         _interrupted(prog, arguments)
         code = INTERRUPTED
+    except Ended as ended:
+        code = ended.exit_code
     except BrokenPipeError:  # the reader of our output (`| head`) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = DONE
@@ -118,76 +120,6 @@ def load_config(cls: type[Config], source: str, sets: Iterable[str] = ()) -> Con
 # ---------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        print(f"error: {message}; `{self.prog} --help` shows what there is", file=sys.stderr)
-        raise SystemExit(BAD_INPUT)
-
-
-def _parser(prog: str, verbs: Sequence[Verb]) -> argparse.ArgumentParser:
-    parser = _Parser(prog=prog, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
-    of_verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in verbs:
-        sub = of_verbs.add_parser(
-            verb.name, help=verb.help, description=verb.help, allow_abbrev=False
-        )
-        if verb.config is not None:
-            sub.add_argument(
-                "config", metavar="CONFIG", help="a YAML file, or the --out of an earlier verb"
-            )
-        for flag in verb.flags:
-            _add(sub, flag)
-        if verb.config is not None:
-            sub.add_argument(
-                "--set",
-                dest="sets",
-                action="append",
-                default=[],
-                metavar="KEY=VALUE",
-                help="set one key (train.epochs=2); KEY=@FILE merges a YAML fragment; repeatable",
-            )
-            default = f"runs/<config name>/{verb.name}"
-        else:
-            default = verb.out or "."
-        where = sub.add_mutually_exclusive_group()
-        where.add_argument(
-            "--out", metavar="DIR", help=f"where the result goes (default {default})"
-        )
-        if verb.store:
-            where.add_argument(
-                "--store",
-                metavar="URI",
-                help="instead: keep the result there by the content it is made from, and use it "
-                "again when nothing of that has changed",
-            )
-        sub.add_argument(
-            "--record", metavar="FILE", help="write what was done, and where it lies, there as JSON"
-        )
-        sub.add_argument(
-            "--dry-run", action="store_true", help="check everything, print the plan, do nothing"
-        )
-    return parser
-
-
-def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
-    kinds: dict[str, Any] = {"help": flag.help, "type": flag.type, "choices": flag.choices}
-    if flag.positional:
-        if not flag.required:
-            kinds |= {"nargs": "?", "default": flag.default}
-        parser.add_argument(flag.name, metavar=flag.name.upper(), **kinds)
-        return
-    parser.add_argument(
-        "--" + flag.name.replace("_", "-"),
-        dest=flag.name,
-        default=flag.default,
-        required=flag.required,
-        metavar=None if flag.choices else flag.name.upper(),
-        **kinds,
-    )
-
-
 class _Record:
     """What one call did, as JSON for whoever called: written at the start, so that a place that
     cannot be written is told before hours of work, and at the end.
@@ -225,11 +157,14 @@ def _run(prog: str, verb: Verb, parsed: argparse.Namespace, record: _Record) -> 
         described = ""
     else:
         config = load_config(resolve(verb.config), parsed.config, parsed.sets)
+        if not verb.here and getattr(getattr(config, "compute", None), "takes_jobs", False):
+            _run_as_job(prog, verb, config, flags, parsed, record)
+            return
         if verb.store and parsed.store:
             _run_stored(prog, verb, config, flags, parsed, record)
             return
         before = (config,)
-        out = parsed.out or f"runs/{getattr(config, 'name', verb.name)}/{verb.name}"
+        out = _out(verb, config, parsed)
         described = f"# {config.digest()}\n{config.to_yaml()}"
     if parsed.dry_run:
         plan = resolve(verb.plan)(*before, out, **flags) if verb.plan is not None else described
@@ -247,6 +182,33 @@ def _run(prog: str, verb: Verb, parsed: argparse.Namespace, record: _Record) -> 
             result = resolve(verb.run)(*before, out, **flags)
     record.content["digest"] = _digest_of(out)
     _tell(verb, out, result)
+
+
+def _out(verb: Verb, config: Config, parsed: argparse.Namespace) -> str:
+    return parsed.out or f"runs/{getattr(config, 'name', verb.name)}/{verb.name}"
+
+
+def _run_as_job(
+    prog: str,
+    verb: Verb,
+    config: Config,
+    flags: Mapping[str, Any],
+    parsed: argparse.Namespace,
+    record: _Record,
+) -> None:
+    from rayrun.ray import submit
+
+    out, kept = _out(verb, config, parsed), parsed.store if verb.store else None
+    asked = submit.request(prog, verb, config, flags, out=out, kept=kept or "")
+    if parsed.dry_run:
+        print(f"{submit.plan(asked)}\n\n{verb.name} would write to {asked.place}; nothing was done")
+        return
+    record.content["uri"] = "" if asked.stored else asked.place
+    done = submit.run(asked)
+    made = done.record or {"digest": _digest_of(asked.place)}
+    record.content |= {n: made[n] for n in ("uri", "key", "cached", "digest") if n in made}
+    if done.result is not None:
+        _tell(verb, asked.place, done.result)
 
 
 def _run_stored(

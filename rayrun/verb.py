@@ -49,9 +49,19 @@ class Verb:
     that are digested."""
     inputs: tuple[str, ...] | None = None
     """Names under `inputs:` that the verb reads. None: all that are set."""
+    here: bool = False
+    """It runs where it is typed, even where `compute` names a dashboard that takes jobs."""
     reads: Target | None = None
     """`reads(config, **flags) -> dict`: digests of what is read beside the inputs, by name. A name
     that also stands under `inputs` of the manifest must have the same digest there."""
+
+
+class Ended(Exception):
+    """A verb that ran as a job elsewhere ended there with this exit code, and has said why."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"the job ended with exit code {exit_code}")
+        self.exit_code = exit_code
 
 
 def resolve(target: Target) -> Any:

@@ -10,7 +10,8 @@ import pytest
 
 from infnet import cli as infnet
 from layer_select import cli as layer_select
-from rayrun.cli import _parser, load_config, resolve
+from rayrun.arguments import parser
+from rayrun.cli import load_config, resolve
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -64,7 +65,7 @@ def commands(page: str, text: str) -> list[Command]:
 
 def parsed(command: Command):
     program = command.words[0]
-    return _parser(program, PROGRAMS[program]).parse_args(command.words[1:])
+    return parser(program, PROGRAMS[program]).parse_args(command.words[1:])
 
 
 def output(command: Command) -> str:

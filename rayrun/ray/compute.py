@@ -42,6 +42,27 @@ class AttachedCompute(_Workers):
 
     type: Literal["attached"] = "attached"
     address: str = "auto"
+    """`HOST:PORT` of the head (its GCS): this process joins the cluster as a driver. `auto`: the
+    cluster this process runs in. `http://HOST:8265`, the dashboard: the verb runs there as a job;
+    its log is followed here, and Ctrl-C stops it."""
+    working_dir: str = "auto"
+    """What a job is sent, with an http address only. `auto`: the checkout this command runs from,
+    nothing where its packages are installed. Empty: nothing, the cluster has the packages. Else a
+    folder, or the URI of a zip file."""
+
+    @model_validator(mode="after")
+    def _sent_with_a_job(self) -> "AttachedCompute":
+        if self.working_dir != "auto" and not self.takes_jobs:
+            raise ValueError(
+                "working_dir is sent with a job, so address must be http://HOST:8265 or https://…, "
+                f"found {self.address}; remove working_dir"
+            )
+        return self
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether the address is a dashboard, which runs verbs as jobs."""
+        return self.address.startswith(("http://", "https://"))
 
 
 Compute = Annotated[LocalCompute | AttachedCompute, Field(discriminator="type")]

@@ -9,6 +9,7 @@ import socket
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ ENVIRONMENT = {
 EXIT_S = 5.0
 """How long processes of a local instance may take to end after it."""
 
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment variable that Ray gives to the command of a job, and to it alone."""
+
 CONNECT_S = 10.0
 """How long an attached cluster may take to accept a connection."""
 
@@ -35,11 +39,12 @@ def session(compute: LocalCompute | AttachedCompute) -> Generator[None]:
     A Ray that is open already is used as it is and stays open: verbs that call each other, and
     notebooks, share one. `local` starts an instance of our own, never one that happens to run on
     the host, with a private temporary directory that is removed with it. `attached` connects to a
-    cluster and leaves it running.
+    cluster and leaves it running. The command of a Ray job uses the cluster that runs it, whatever
+    `compute` says: what the job was sent is known to that cluster only.
 
     Raises:
-        ConfigError: the workers need more than a local instance has, or no cluster answers at the
-            address.
+        ConfigError: the workers need more than a local instance has, no cluster answers at the
+            address, or the address is a dashboard, which only takes jobs.
     """
     ray: Any = importlib.import_module("ray")
 
@@ -53,6 +58,13 @@ def session(compute: LocalCompute | AttachedCompute) -> Generator[None]:
         with _sigterm_kept():
             if isinstance(compute, AttachedCompute):
                 _attach(compute.address)
+            elif os.environ.get(IN_A_JOB):
+                warnings.warn(
+                    "this is a Ray job: it uses the cluster that runs it, as with compute: "
+                    "{type: attached, address: auto}, and starts no Ray of its own",
+                    stacklevel=1,
+                )
+                _attach("auto")
             else:
                 # A short name under the system's directory: paths of Unix sockets end at 107 bytes.
                 temporary = Path(tempfile.mkdtemp(prefix="r"))
@@ -172,6 +184,12 @@ def _processes_of(folder: Path) -> list[int]:
 
 
 def _attach(address: str) -> None:
+    if address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"compute.address ({address}) is a dashboard, which takes verbs as jobs; this one runs "
+            "here, where Ray needs the address of the cluster itself, HOST:PORT (often port 6379), "
+            "or compute: {type: local}"
+        )
     ray: Any = importlib.import_module("ray")
     try:
         _knock(address)
