@@ -18,6 +18,7 @@ def layers_deploy(
     run: str,
     bundle: str,
     address: str,
+    live: str = "",
     route_prefix: str = "",
     step: str = "deploy",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled component
@@ -33,6 +34,8 @@ def layers_deploy(
         run: name of this run.
         bundle: URI of the bundle.
         address: GCS address of the Ray cluster that serves, HOST:PORT.
+        live: where to record the bundle as the live one; empty: what `serve.live` of the
+            configuration says.
         route_prefix: where it answers below the instance's root; empty: what `serve.route_prefix`
             of the configuration says.
         step: name of this step in the records and the views; the folder of its record too.
@@ -47,6 +50,8 @@ def layers_deploy(
     ]
     if route_prefix:
         places.append(f"serve.route_prefix={route_prefix}")
+    if live:
+        places.append(f"serve.live={live}")
     done = run_step(
         "layer-select",
         "deploy",

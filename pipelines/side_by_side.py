@@ -49,6 +49,7 @@ def side_by_side(
     model: str = "",
     serve_address: str = "",
     live: str = "",
+    llm_live: str = "",
     llm_features: bool = False,
     item_column: str = "video_id",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled pipeline
@@ -67,6 +68,7 @@ def side_by_side(
             Empty: no deploy steps.
         live: where the live bundle of the scorer is recorded. Empty: what `serve.live` of its
             configuration says.
+        llm_live: the same of the language-model recommender.
         llm_features: train the scorer once more with the smaller model's vectors of items as a
             feature, and measure what they bring. The items of both logs must be the same.
         item_column: for `llm_features`: column of the scorer's log with the items.
@@ -112,6 +114,7 @@ def side_by_side(
                 **layers,
                 bundle=exported.outputs["uri"],
                 address=serve_address,
+                live=llm_live,
                 route_prefix="/recommender",
                 step="deploy_recommender",
             )

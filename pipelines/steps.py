@@ -19,8 +19,8 @@ def act(name: str, task: dsl.PipelineTask) -> dsl.PipelineTask:
 def step(name: str, task: dsl.PipelineTask) -> dsl.PipelineTask:
     """A task that makes something, under its name in the views; a backend repeats it if it fails.
 
-    It goes on where it stopped, for its work is kept under a key that the content decides. KFP's
-    local runner repeats nothing.
+    It goes on where it stopped, for its work is kept under a key that the content decides. A local
+    run repeats nothing (`pipelines.local`).
     """
     return act(name, task).set_retry(
         num_retries=RETRIES, backoff_duration=BACKOFF, backoff_factor=BACKOFF_FACTOR

@@ -59,7 +59,7 @@ VERBS = {
     "layers_deploy": (
         "deployment",
         Artifact,
-        {"bundle": "/nowhere/bundle", "address": "10.0.0.1:6379"},
+        {"bundle": "/nowhere/bundle", "address": "10.0.0.1:6379", "live": "/nowhere/live"},
     ),
 }
 CONFIGS = {
