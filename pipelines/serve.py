@@ -13,7 +13,8 @@ from typing import Any
 from pipelines import APPLICATIONS, Application
 from pipelines.asking import WHAT, ask
 from pipelines.compiled import PipelineError
-from pipelines.run import DONE, INTERRUPTED, LOG, Ended, explain, new_folder, run_and_report, tell
+from pipelines.deploying import put_up
+from pipelines.run import DONE, LOG, Ended, explain, new_folder, run_and_report, tell
 
 
 def run_and_serve(
@@ -86,12 +87,11 @@ def _served(
 ) -> tuple[str, str]:
     """Where an application answers, and the bundle it serves."""
     if ended.steps[each.deploy].state == "done":
-        bundle, place = ended.steps[each.export].uri, ended.steps[each.deploy].uri
-    else:
-        bundle = _live(each, arguments)
-        print(f"the gate blocked the new model; serving the live one, {bundle}", flush=True)
-        place = _deploy_live(each, arguments, address, bundle, ended)
-    return str(_result(place)["details"]["url"]), bundle
+        place = ended.steps[each.deploy].uri
+        return str(_result(place)["details"]["url"]), ended.steps[each.export].uri
+    bundle = _live(each, arguments)
+    print(f"the gate blocked the new model; serving the live one, {bundle}", flush=True)
+    return _deploy_live(each, arguments, address, bundle, ended), bundle
 
 
 def _options(each: Application, arguments: Mapping[str, Any]) -> Any:
@@ -127,38 +127,29 @@ def _live(each: Application, arguments: Mapping[str, Any]) -> str:
 def _deploy_live(
     each: Application, arguments: Mapping[str, Any], address: str, bundle: str, ended: Ended
 ) -> str:
-    """Put the live bundle on the instance; returns the directory of the deployment's result."""
-    from rayrun.step import run_step
-
-    places = [
+    """Put the live bundle on the instance; its URL."""
+    sets = [
+        *arguments.get(each.sets, []),
         f"inputs.bundle={bundle}",
-        f"compute={{type: attached, address: '{address}'}}",
         "serve.live=''",  # it stands there already
     ]
     if each.route_prefix:
-        places.append(f"serve.route_prefix={each.route_prefix}")
+        sets.append(f"serve.route_prefix={each.route_prefix}")
     try:
-        with (
-            (ended.folder / LOG).open("a", encoding="utf-8") as log,
-            contextlib.redirect_stdout(log),
-            contextlib.redirect_stderr(log),
-        ):
-            done = run_step(
-                each.program,
-                "deploy",
-                arguments[each.config],
-                out=str(ended.folder / f"live_{each.name}"),
-                sets=[*arguments.get(each.sets, []), *places],
-            )
-    except SystemExit as failed:
-        if failed.code == INTERRUPTED:
-            raise KeyboardInterrupt from None
+        return put_up(
+            each.program,
+            arguments[each.config],
+            name=each.name,
+            out=str(ended.folder / f"live_{each.name}"),
+            sets=sets,
+            address=address,
+            log=ended.folder / LOG,
+        )
+    except PipelineError as error:
         raise PipelineError(
-            f"the live bundle {bundle} cannot be served; why stands at the end of "
-            f"{ended.folder / LOG}. Roll back to a bundle that can, or give {each.live}=… another "
-            "place"
+            f"the live bundle {bundle} cannot be served: {error}\nroll back to a bundle that can, "
+            f"or give {each.live}=… another place"
         ) from None
-    return done.uri
 
 
 @contextlib.contextmanager
