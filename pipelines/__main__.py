@@ -1,4 +1,4 @@
-"""`python -m pipelines`: list the pipelines, compile them for a KFP backend, run one here.
+"""`python -m pipelines`: list the pipelines, compile them, run one here or on a KFP backend.
 
 Exit codes: 0 done; 2 bad input (one readable error); 1 a fault; 130 interrupted, resumable.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines import PIPELINES
+from pipelines import PIPELINES, submit
 
 DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     try:
         parsed, rest = parser.parse_known_args(given)
-        if rest and (parsed.command != "run" or any(word.startswith("-") for word in rest)):
+        takes_arguments = parsed.command in ("run", "submit", "schedule")
+        if rest and (not takes_arguments or any(word.startswith("-") for word in rest)):
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
     except SystemExit as end:  # argparse: --help is 0, a wrong argument 2
         return end.code if isinstance(end.code, int) else BAD_INPUT
@@ -41,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _list()
         if parsed.command == "compile":
             return _compile(parsed.names, parsed.out, with_components=parsed.components)
+        if parsed.command == "serve":
+            return _serve(parsed)
+        if parsed.command in ("submit", "schedule"):
+            send = {"submit": submit.submit, "schedule": submit.schedule}[parsed.command]
+            return send(parsed, [*parsed.arguments, *rest])
         return _run(parsed, [*parsed.arguments, *rest], given)
     except (PipelineError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -89,6 +95,24 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--exit", action="store_true", help="with --serve: end after the first requests"
     )
+    serving = commands.add_parser(
+        "serve", help="applications of one file on one Ray Serve instance", allow_abbrev=False
+    )
+    serving.add_argument("file", metavar="FILE", help="as configs/serve/side_by_side.yaml")
+    serving.add_argument("names", nargs="*", metavar="NAME", help="which of them (default: all)")
+    serving.add_argument(
+        "--set",
+        dest="sets",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set one key of the file (applications.scorer.bundle=DIR); repeatable",
+    )
+    serving.add_argument(
+        "--out", default="", metavar="DIR", help="records (default runs/<name of the file>/serve)"
+    )
+    submit.add_submit(commands)
+    submit.add_schedule(commands)
     return parser
 
 
@@ -153,6 +177,14 @@ def _run(parsed: argparse.Namespace, given: list[str], command: Sequence[str]) -
         from pipelines.run import run_once
 
         return run_once(parsed.name, text, arguments, steps_of(spec), _again(command))
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from pipelines.applications import serve
+    from pipelines.run import sigterm_interrupts
+
+    with sigterm_interrupts():
+        return serve(parsed.file, parsed.names, parsed.sets, parsed.out)
 
 
 def _again(command: Sequence[str]) -> str:

@@ -107,6 +107,17 @@ def steps_of(spec: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def tasks_of(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every task of a specification that runs a component, by its name there (`infnet-train`)."""
+    dags = [spec["root"]["dag"], *(c["dag"] for c in spec["components"].values() if "dag" in c)]
+    found = {name: task for dag in dags for name, task in dag["tasks"].items()}
+    return {
+        name: task
+        for name, task in found.items()
+        if "dag" not in spec["components"][task["componentRef"]["name"]]
+    }
+
+
 def _tasks(spec: Mapping[str, Any], dag: Mapping[str, Any]) -> list[str]:
     tasks = dag["tasks"]
     order = graphlib.TopologicalSorter({n: t.get("dependentTasks", []) for n, t in tasks.items()})
