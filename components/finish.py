@@ -15,6 +15,7 @@ def finish(
     run: str,
     steps: list[str],
     address: str = "",
+    branches: dict = {},  # noqa: B006 - the default in the compiled component
 ):
     """Write `status.json` and `report.html` of the run, whether it ended well or not.
 
@@ -31,6 +32,7 @@ def finish(
         run: name of this run.
         steps: names of all steps, in their order.
         address: GCS address of the Ray cluster that serves; empty: the run deploys nothing.
+        branches: steps by the branch they belong to, for a pipeline of several.
     """
     from pathlib import Path
 
@@ -41,5 +43,12 @@ def finish(
     place = f"{root}/runs/{run}"
     failed = state_of(place, steps, status.state) != "succeeded"
     notes = take_down(place, steps, address) if failed else []
-    page = write_report(place, pipeline, steps, backend_state=status.state, notes=notes)
+    page = write_report(
+        place,
+        pipeline,
+        steps,
+        backend_state=status.state,
+        notes=notes,
+        branches=branches or None,
+    )
     Path(report.path).write_text(page, encoding="utf-8")

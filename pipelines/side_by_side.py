@@ -35,6 +35,11 @@ RECOMMENDER = [
 ]
 FEATURES = ["embed", "prepare_llm_features", "train_llm_features", "evaluate_llm_features"]
 STEPS = [*SCORER, *RECOMMENDER, *FEATURES]
+BRANCHES = {
+    "The scorer": SCORER,
+    "The recommender of few layers": RECOMMENDER,
+    "The recommender's vectors of items in the scorer": FEATURES,
+}
 
 
 @dsl.pipeline(
@@ -78,7 +83,14 @@ def side_by_side(
     run = dsl.PIPELINE_JOB_NAME_PLACEHOLDER
     scorer = {"config": config, "root": root, "run": run, "sets": sets}
     layers = {"config": llm_config, "root": root, "run": run, "sets": llm_sets}
-    ending = finish(pipeline="side_by_side", root=root, run=run, steps=STEPS, address=serve_address)
+    ending = finish(
+        pipeline="side_by_side",
+        root=root,
+        run=run,
+        steps=STEPS,
+        address=serve_address,
+        branches=BRANCHES,
+    )
     with dsl.ExitHandler(act("finish", ending), name="main"):
         data = step("prepare", infnet_prepare(**scorer)).outputs["uri"]
         checkpoint = step("train", infnet_train(**scorer, data=data)).outputs["uri"]

@@ -2,6 +2,8 @@
 
 <run>/status.json   the same for programs
 <run>/report.html
+
+What the steps measured stands in tables of `rayrun.run_tables`.
 """
 
 import json
@@ -15,15 +17,14 @@ from rayrun.config import ConfigError, Json
 from rayrun.metrics import Result
 from rayrun.report import Link, Report, Value
 from rayrun.run_record import RunState, Step, read_steps, state_of
+from rayrun.run_tables import answers as tell_answers
+from rayrun.run_tables import applications, gains, headline, models
 
 STATUS_FILE, REPORT_FILE = "status.json", "report.html"
 
 INTERRUPTED = 130
 FOUND_LETTERS = 60
 """Of what a step found, in the table; its report and `status.json` say all."""
-
-HEADLINES = ("auc", "ndcg@10", "gini", "r2", "rmse", "logloss")
-"""The first of these that a task has stands in the table."""
 
 
 def write_report(
@@ -35,6 +36,7 @@ def write_report(
     interrupted: bool = False,
     answers: Sequence[Mapping[str, Any]] = (),
     notes: Sequence[str] = (),
+    branches: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Write the status and the report of a run into its directory, and return the page.
 
@@ -49,63 +51,80 @@ def write_report(
             terminated KFP says `RUNNING`, and the step that it ended has left none.
         interrupted: the run was stopped by whoever started it.
         answers: what the deployed model answered to a few requests: `user`, `candidates`,
-            `milliseconds`, `top` (rows of the best candidates: values by name).
+            `milliseconds`, `top` (rows of the best candidates: values by name), and which
+            `application` at which `url`, where there are several.
         notes: further sentences about the end.
+        branches: steps by the branch they belong to, for a run of several; None: as it was told
+            when the report was written before, else all in one.
     """
     steps = read_steps(run, names)
     results = {name: _result(step) for name, step in steps.items()}
     failed = [step for step in steps.values() if step.state == "failed"]
     state = "interrupted" if interrupted else state_of(run, names, backend_state)
-    _write_status(run, pipeline, state, backend_state, steps, results)
+    branches = _branches(run, names) if branches is None else branches
+    _write_status(run, pipeline, state, backend_state, steps, results, branches)
     report = Report(f"{pipeline}: {state}", subtitle=_subtitle(run, steps))
     for sentence in [*_sentences(state, failed, results), *notes]:
         report.text(sentence)
-    report.heading("Steps")
-    report.table(
-        ["step", "state", "seconds", "rows", "found"],
-        [_row(run, steps[name], results[name]) for name in steps],
-        caption="A cached step was taken from the store after every byte of it was verified.",
-    )
-    _models(report, results)
+    applications(report, results)
+    for title, own in _in_order(branches, names).items():
+        _steps(report, run, title, {name: steps[name] for name in own}, results)
+    models(report, results)
+    gains(report, results)
     if answers:
-        _answers(report, answers)
+        tell_answers(report, answers)
     places: list[list[Value]] = [[s.name, _relative(run, s.uri)] for s in steps.values() if s.uri]
     if places:
         report.heading("Where things are")
         report.table(
             ["step", "output"],
             places,
-            caption="Relative to this report where they are on the same disk.",
+            caption="Relative to this report where they are on its disk or in its bucket.",
         )
     page = report.html()
     storage.write_bytes(storage.join(run, REPORT_FILE), page.encode())
     return page
 
 
-def headline(result: Result | None) -> str:
-    """What a step found, in a few words."""
-    if result is None:
-        return ""
-    details = result.details
-    if "decision" in details:
-        return f"{details['decision']}: {details.get('reason', '')}".removesuffix(": ")
-    if "url" in details:
-        return str(details["url"])
-    words: list[str] = []
-    for task, metrics in result.metrics.items():
-        name = _metric(result, metrics)
-        if name:
-            words.append(f"{task} {name} {metrics[name]:.4f}")
-    return ", ".join(words[:3]) + (", …" if len(words) > 3 else "")
-
-
 # ---------------------------------------------------------------------------------------------
 
 
-def _metric(result: Result, metrics: Mapping[str, float | None]) -> str:
-    """The metric of a task that stands for it: the one a step decided by, or a headline."""
-    wanted = (str(result.details.get("metric", "")), *HEADLINES)
-    return next((name for name in wanted if metrics.get(name) is not None), "")
+ONE_BRANCH = "Steps"
+
+
+def _branches(run: storage.Uri, names: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Those that a report of this run was written with before."""
+    try:
+        known: Json = json.loads(storage.read_bytes(storage.join(run, STATUS_FILE)))
+    except (ConfigError, OSError, ValueError):
+        known = {}
+    return known.get("branches") or {ONE_BRANCH: names}
+
+
+def _in_order(
+    branches: Mapping[str, Sequence[str]], names: Sequence[str]
+) -> dict[str, Sequence[str]]:
+    """A backend keeps no order of keys: as their first steps come."""
+    order = {name: at for at, name in enumerate(names)}
+    return dict(sorted(branches.items(), key=lambda item: order[item[1][0]]))
+
+
+def _steps(
+    report: Report,
+    run: storage.Uri,
+    title: str,
+    steps: Mapping[str, Step],
+    results: Mapping[str, Result | None],
+) -> None:
+    report.heading(title)
+    if all(step.state == "skipped" for step in steps.values()):
+        report.text(f"Not run: {', '.join(steps)}.")
+        return
+    report.table(
+        ["step", "state", "seconds", "rows", "found"],
+        [_row(run, step, results[name]) for name, step in steps.items()],
+        caption="A cached step was taken from the store after every byte of it was verified.",
+    )
 
 
 def _result(step: Step) -> Result | None:
@@ -124,6 +143,7 @@ def _write_status(
     backend_state: str,
     steps: Mapping[str, Step],
     results: Mapping[str, Result | None],
+    branches: Mapping[str, Sequence[str]],
 ) -> None:
     told: Json = {
         name: {
@@ -142,6 +162,7 @@ def _write_status(
         "backend_state": backend_state,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "steps": told,
+        "branches": {title: list(own) for title, own in branches.items()},
     }
     text = json.dumps(status, indent=1, ensure_ascii=False) + "\n"
     storage.write_bytes(storage.join(run, STATUS_FILE), text.encode())
@@ -201,38 +222,11 @@ def _there(page: str) -> bool:
 
 def _relative(run: storage.Uri, uri: str) -> str:
     here, there = storage.local_path(run), storage.local_path(uri)
+    if here is None and there is None:  # a copy of the root, or a server of it, keeps the links
+        (one, _, mine), (other, _, its) = (
+            os.fspath(place).partition("://")[2].partition("/") for place in (run, uri)
+        )
+        return os.path.relpath(its, mine) if one == other else uri
     if here is None or there is None:
         return uri
     return os.path.relpath(there.absolute(), here.absolute())
-
-
-def _models(report: Report, results: Mapping[str, Result | None]) -> None:
-    """The model beside others, once for each step that measured them on the test rows."""
-    for step, result in results.items():
-        if result is None or result.split != "test" or not result.baselines:
-            continue
-        models = {"model": result.metrics, **result.baselines}
-        rows: list[list[Value]] = []
-        for task, metrics in result.metrics.items():
-            name = _metric(result, metrics)
-            if name:
-                values = [found.get(task, {}).get(name) for found in models.values()]
-                rows.append([f"{task} {name}", *values])
-        if rows:
-            report.heading(f"The model beside {', '.join(result.baselines)}")
-            caption = f"Test rows, measured by {step}; intervals are in its own report."
-            report.table(["metric", *models], rows, caption=caption)
-
-
-def _answers(report: Report, answers: Sequence[Mapping[str, Any]]) -> None:
-    report.heading("Answers over HTTP")
-    for answer in answers:
-        top: Sequence[Mapping[str, Value]] = answer["top"]
-        report.table(
-            list(top[0]),
-            [list(row.values()) for row in top],
-            caption=(
-                f"{answer['user']}: the best {len(top)} of {answer['candidates']} candidates, "
-                f"answered in {answer['milliseconds']:.1f} ms"
-            ),
-        )

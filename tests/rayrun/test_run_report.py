@@ -119,13 +119,55 @@ def test_the_report_links_the_steps_and_shows_what_they_found(run):
     }  # fmt: skip
 
 
+def difference(task, value, interval, clear):
+    return {"model": "without", "task": task, "metric": "auc", "mean": 0.7,
+            "difference": {"value": value, "interval": interval, "clear": clear}}  # fmt: skip
+
+
+def test_branches_applications_and_gains_stand_in_the_report_and_outlast_its_second_writing(run):
+    root = run.parents[1]
+    found = {
+        "differences": [
+            difference("click", -0.02, [-0.03, -0.01], True),
+            difference("like", 0.01, [-0.02, 0.04], False),
+        ]
+    }
+    metrics = {"click": {"auc": 0.72}, "like": {"auc": 0.69}}
+    judged = stored(root / "judged", metrics, {"without": metrics}, found)
+    url = "http://127.0.0.1:8000/scorer"
+    live = stored(
+        root / "live", details={"url": url, "application": "scorer", "model": "sha256:ab"}
+    )
+    kept = stored(root / "kept", details={"kept": [0, 5, 11]})
+    write(
+        run,
+        event("export", "done", uri=live, code=0),
+        event("train", "done", uri=judged, code=0),
+        event("prepare", "done", uri=kept, code=0),
+    )
+    branches = {"Later": ["gate"], "First": ["prepare", "train", "export"]}
+    write_report(run, "p", NAMES, branches=branches)
+    said = {"application": "scorer", "url": url, "user": "a user", "candidates": 7}
+    answer = {**said, "milliseconds": 1.25, "top": [{"video_id": 4}]}
+    page = write_report(run, "p", NAMES, answers=[answer, {**answer, "application": "other"}])
+    assert page.index('<h2 id="first">') < page.index('<h2 id="later">')
+    assert "<p>Not run: gate.</p>" in page
+    assert f'<a href="{url}/docs">{url}</a></td><td>ab</td>' in page
+    assert "layers 0 5 11" in page
+    assert "+0.0200</td><td>[+0.0100, +0.0300]</td><td>better</td>" in page
+    assert "−0.0100</td><td>[−0.0400, +0.0200]</td><td>not told apart</td>" in page
+    for name in ("scorer", "other"):
+        assert f"{name} at {url}</h3>" in page
+
+
 def test_a_failure_and_an_interruption_are_told(run):
     write(run, event("train", "failed", "bad input: `rows` <b>", seconds=1, code=2))
     page = write_report(run, "p", NAMES)
     assert "<strong>train failed (exit code 2):</strong>" in page
     assert "&lt;b&gt;" in page
     write(run, event("train", "failed", "interrupted", seconds=1, code=130))
-    page = write_report(run, "p", NAMES, interrupted=True)
+    page = write_report(run, "p", NAMES, interrupted=True, notes=["`a` was taken down"])
+    assert "<code>a</code> was taken down" in page
     assert "train failed" not in page
     assert "<td>train</td><td>interrupted</td>" in page
     assert "p: interrupted" in page
