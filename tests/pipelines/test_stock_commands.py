@@ -1,7 +1,9 @@
-"""KFP's own command line takes the compiled files as they are: what docs/kubeflow.md tells to type."""
+"""KFP's own command line takes the compiled files as they are: the lines of docs/kubeflow.md, run."""
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from importlib.resources import files
@@ -10,13 +12,29 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.__main__ import _parser
 from tests.pipelines.kfp_api import KfpApi
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = Path(str(files("rayrun"))) / "pipelines_yaml"
 PIPELINE = SHIPPED / "recommender.yaml"
-ARGUMENTS = ["config=s3://b/c.yaml", "root=s3://b/r", 'sets=["train.epochs=2"]']
-PARAMETERS = {"config": "s3://b/c.yaml", "root": "s3://b/r", "sets": ["train.epochs=2"]}
+PAGES = [ROOT / "docs" / "kubeflow.md", ROOT / "docs" / "pipelines.md"]
+TYPED = [
+    shlex.split(line, comments=True)
+    for page in PAGES
+    for block in re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.M | re.S)
+    for line in block.splitlines()
+]
+
+
+def typed(*start: str) -> list[str]:
+    """What the page says to type after the address, of the one line that has these words."""
+    lines = [line for line in TYPED if line[:1] == ["kfp"]]
+    (found,) = [line for line in lines if all(word in line for word in start)]
+    assert found[1:7] == [
+        *("--endpoint", "$KFP_HOST", "--existing-token", "$KFP_TOKEN", "--namespace", "team-a")
+    ]
+    return [word.replace("build/", f"{SHIPPED}/") for word in found[7:]]
 
 
 @pytest.fixture
@@ -41,23 +59,23 @@ def kfp(api, tmp_path):
     return call
 
 
-def spec(path: Path) -> dict:
-    return yaml.safe_load(path.read_text())
-
-
 def test_kfp_run_create_takes_a_compiled_pipeline(api, kfp):
-    done = kfp("run", "create", "-e", "weekly", "-r", "monday", "-f", str(PIPELINE), *ARGUMENTS)
+    done = kfp(*typed("run", "monday"))
     assert done.returncode == 0, done.stderr
     (run,) = api.sent("POST", "/runs")
     assert run.headers["authorization"] == "Bearer right"
     assert run.body["display_name"] == "monday"
-    assert run.body["runtime_config"]["parameters"] == PARAMETERS
-    assert run.body["pipeline_spec"] == spec(PIPELINE)
+    assert run.body["runtime_config"]["parameters"] == {
+        "config": "s3://b/c.yaml",
+        "root": "s3://b/r",
+        "sets": ["train.epochs=2"],
+    }
+    assert run.body["pipeline_spec"] == yaml.safe_load(PIPELINE.read_text())
     assert api.experiments["experiment-1"]["namespace"] == "team-a"
 
 
 def test_kfp_pipeline_create_uploads_a_compiled_pipeline(api, kfp):
-    done = kfp("pipeline", "create", "-p", "recommender", str(PIPELINE))
+    done = kfp(*typed("pipeline", "create"))
     assert done.returncode == 0, done.stderr
     (upload,) = api.sent("POST", "/pipelines/upload")
     assert upload.headers["content-type"].startswith("multipart/form-data")
@@ -67,28 +85,24 @@ def test_kfp_pipeline_create_uploads_a_compiled_pipeline(api, kfp):
 
 
 def test_kfp_recurring_run_create_schedules_a_compiled_pipeline(api, kfp):
-    schedule = [
-        "recurring-run", "create", "--experiment-name", "nightly", "--job-name", "night",
-        "--cron-expression", "0 0 4 * * *", "--enabled", "--no-catchup",
-        "--pipeline-package-path", str(PIPELINE),
-    ]  # fmt: skip
-    done = kfp(*schedule, *ARGUMENTS[:2])
+    schedule = typed("recurring-run", "create")
+    done = kfp(*schedule)
     assert done.returncode == 0, done.stderr
     (made,) = api.sent("POST", "/recurringruns")
     assert made.body["trigger"] == {"cron_schedule": {"cron": "0 0 4 * * *"}}
     assert (made.body["mode"], made.body["no_catchup"]) == ("ENABLE", True)
-    assert made.body["runtime_config"]["parameters"] == {
-        n: PARAMETERS[n] for n in ("config", "root")
-    }
-    done = kfp(*schedule, *ARGUMENTS)  # every argument is sent as text; ours are typed
+    found = made.body["runtime_config"]["parameters"]
+    assert found == {"config": "s3://b/c.yaml", "root": "s3://b/r"}
+    done = kfp(
+        *schedule, 'sets=["train.epochs=2"]'
+    )  # every argument is sent as text; ours are typed
     assert done.returncode != 0
     assert "parameter sets is of a wrong type" in done.stderr
 
 
 def test_kfp_runs_a_compiled_component_by_itself(api, kfp):
     """One step alone, from the file that the wheel carries."""
-    file = SHIPPED / "components" / "infnet_prepare.yaml"
-    done = kfp("run", "create", "-e", "one", "-f", str(file), *ARGUMENTS, "run=by-hand")
+    done = kfp(*typed("run", "one"))
     assert done.returncode == 0, done.stderr
     (run,) = api.sent("POST", "/runs")
     assert run.body["pipeline_spec"]["pipelineInfo"]["name"] == "infnet-prepare"
@@ -98,3 +112,14 @@ def test_kfp_has_no_pipeline_submit(api, kfp):
     done = kfp("pipeline", "submit", str(PIPELINE))
     assert done.returncode == 2
     assert "Unrecognized command 'submit'" in done.stderr
+
+
+OURS = [line[line.index("pipelines") + 1 :] for line in TYPED if "pipelines" in line[:5]]
+
+
+@pytest.mark.parametrize("words", OURS, ids=lambda words: " ".join(words[:2]))
+def test_our_commands_of_the_pages_are_ones_that_the_parser_takes(words):
+    assert len(OURS) >= 7
+    parsed, rest = _parser().parse_known_args(words)
+    assert parsed.command == words[0]
+    assert all("=" in word and not word.startswith("-") for word in rest)
