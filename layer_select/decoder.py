@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,10 @@ class Decoder:
     together: bool = False
     """Entering a block is a collective of all workers."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: Any) -> None:
+        """`model` is a `transformers.PreTrainedModel`, not named: a configuration that is only read
+        would wait for that package.
+        """
         self.model = model.eval()
         self.config: Any = model.config
         self.body: Any = model.get_decoder()

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 from layer_select.decoder import Decoder
 from layer_select.evaluate.config import Timing
@@ -129,6 +128,8 @@ def _prefill(decoder: Decoder, ids: torch.Tensor, mask: torch.Tensor) -> Callabl
 @torch.no_grad()
 def generation(decoder: Decoder, ids: torch.Tensor, tokens: int) -> Callable[[], torch.Tensor]:
     """Run a prompt once; each call then generates the same tokens behind it, [B, tokens]."""
+    from transformers import DynamicCache
+
     cache = DynamicCache()  # every layer keeps all keys; a sliding window is a matter of its mask
 
     def after(some: torch.Tensor) -> torch.Tensor:

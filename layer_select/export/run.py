@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from layer_select.compact.origin import Origin
 from layer_select.config import LayerSelectConfig
@@ -29,6 +28,7 @@ from layer_select.export.ranking import (
     ranking,
 )
 from layer_select.export.report import report
+from layer_select.keys import heads_of
 from layer_select.opened import DTYPES, Opened, decoder_of, open_inputs, with_model
 from layer_select.sources import Checkpoint, Gguf, HuggingFace
 from layer_select.sources.huggingface_write import planned_tensors
@@ -219,7 +219,11 @@ class _Export:
             kind=layout.KIND,
             format_version=layout.FORMAT_VERSION,
             config=self.config,
-            inputs={"data": self.opened.task.sequences.digest, "model": source.digest},
+            inputs={
+                "data": self.opened.task.sequences.digest,
+                "model": source.digest,
+                **heads_of(source),
+            },
             info=info,
             exclude=(manifest.CONFIG_FILE, "result.json", "report.html"),
         )
@@ -236,6 +240,8 @@ class _Export:
 
     def _folder(self) -> Decoder:
         """The folder as anybody else loads it; block by block where it does not fit."""
+        from transformers import AutoModelForCausalLM
+
         folder = self.staging / layout.MODEL
         if self.execution.type != "whole":
             return self._decoder(HuggingFace(path=str(folder)).open())

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from layer_select.decoder import Decoder
 from layer_select.pretrain.texts import NONE, Rows
+from layer_select.task.rating import RatingHead
 
 
 class Recommender(nn.Module):
@@ -32,12 +32,16 @@ class Recommender(nn.Module):
         projection: Float[Tensor, "D D"],
         titles: Sequence[Sequence[int]],
         answers: Sequence[int] = (),
+        rating: RatingHead | None = None,
     ) -> None:
-        """`titles` are token ids of every item, `answers` those of no and yes."""
+        """`titles` are token ids of every item, `answers` those of no and yes; `rating` is the head
+        of a task of ratings.
+        """
         super().__init__()
         self.model = decoder.model
         self.answers = list(answers)
         self.projection = nn.Parameter(projection.clone())
+        self.rating = rating
         lengths = torch.tensor([len(title) for title in titles])
         flat = torch.tensor([token for title in titles for token in title])
         self.register_buffer("_tokens", flat, persistent=False)
@@ -100,6 +104,9 @@ def _masks(body: Any, rows: Rows) -> Any:
     """
     if body.config.model_type != "gpt_oss":
         return None
+    # Only here: it brings torch's compiler, seconds that no other family needs to wait for.
+    from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
     how: dict[str, Any] = {
         "config": body.config,
         "inputs_embeds": body.embed_tokens(rows.ids),

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
-from transformers.models.llama import LlamaConfig
 
 from layer_select.compact.origin import Origin
 from layer_select.compact.view import Compacted
@@ -22,6 +20,7 @@ from layer_select.sources import Checkpoint, Info, load, open_model
 from layer_select.sources.skeleton import BUILDING, skeleton, tied_names
 from layer_select.sources.view import View
 from layer_select.task.head import ITEM_HEAD, read_projection, written_projection
+from layer_select.task.rating import RATING_HEAD, ROWS, RatingHead
 from rayrun.config import ConfigError, Json
 from rayrun.ray.worker import Worker
 
@@ -88,10 +87,15 @@ def student_of(begun: Begun, opened: Opened, *, seed: int, device: torch.device)
     Raises:
         ConfigError: a tensor cannot be read, or P is of another width.
     """
+    from transformers import AutoModelForCausalLM
+
     prompts, width = opened.task.prompts, int(begun.checkpoint.config.hidden_size)
     if not begun.random:
         decoder = load(begun.checkpoint, dtype=torch.float32, device=device, attention="sdpa")
-        return Recommender(decoder, projection(begun.checkpoint), prompts.titles, prompts.answers)
+        head = rating_head(begun.checkpoint, opened)
+        return Recommender(
+            decoder, projection(begun.checkpoint), prompts.titles, prompts.answers, head
+        )
     config = copy.deepcopy(begun.checkpoint.config)
     with BUILDING:
         torch.manual_seed(seed)
@@ -103,7 +107,10 @@ def student_of(begun: Begun, opened: Opened, *, seed: int, device: torch.device)
         embed.weight.normal_(std=width**-0.5)
     identity = SCALE * torch.eye(width)
     decoder = Decoder(model.to(device))
-    return Recommender(decoder, identity, prompts.titles, prompts.answers)
+    head, task = None, opened.task.task
+    if task.type == "rating":
+        head = RatingHead(torch.zeros(ROWS[task.head], width), torch.zeros(ROWS[task.head]))
+    return Recommender(decoder, identity, prompts.titles, prompts.answers, head)
 
 
 def teacher_of(opened: Opened, config: LayerSelectConfig, worker: Worker) -> Recommender:
@@ -115,7 +122,10 @@ def teacher_of(opened: Opened, config: LayerSelectConfig, worker: Worker) -> Rec
     dtype = torch.bfloat16 if config.heal.precision == "bf16" else torch.float32
     decoder = load(opened.checkpoint, dtype=dtype, device=worker.device, attention="sdpa")
     prompts = opened.task.prompts
-    found = Recommender(decoder, projection(opened.checkpoint), prompts.titles, prompts.answers)
+    head = rating_head(opened.checkpoint, opened)
+    found = Recommender(
+        decoder, projection(opened.checkpoint), prompts.titles, prompts.answers, head
+    )
     return found.to(worker.device).requires_grad_(False)
 
 
@@ -129,8 +139,22 @@ def projection(checkpoint: Checkpoint) -> Tensor:
     return torch.eye(width) if content is None else read_projection(content, width)
 
 
+def rating_head(checkpoint: Checkpoint, opened: Opened) -> RatingHead | None:
+    """The head of a task of ratings: the model's own, or else the teacher's; None for other tasks.
+
+    Raises:
+        ConfigError: there is none, it is damaged, or of another kind or width.
+    """
+    task = opened.task.task
+    if task.type != "rating":
+        return None
+    content = checkpoint.file(RATING_HEAD) or opened.checkpoint.file(RATING_HEAD)
+    width = int(checkpoint.config.hidden_size)
+    return RatingHead.read(content, task.head, width, checkpoint.where)
+
+
 class Healed(View):
-    """A trained student as a checkpoint: its own weights and P, all else of what it began as."""
+    """A trained student as a checkpoint: its own weights and heads, the rest of what it began as."""
 
     def __init__(self, begun: Begun, student: Recommender) -> None:
         """Weights are rounded to the types they had on disk, also in `student`: what is measured
@@ -138,7 +162,9 @@ class Healed(View):
         """
         super().__init__(begun.checkpoint, begun.checkpoint.config)
         self._held: Mapping[str, Tensor] = student.model.state_dict()
-        self._item_head = written_projection(student.projection)
+        self._heads = {ITEM_HEAD: written_projection(student.projection)}
+        if student.rating is not None:
+            self._heads[RATING_HEAD] = student.rating.written()
         with torch.no_grad():
             for name, tensor in self._held.items():
                 tensor.copy_(tensor.to(self.shapes[name].dtype))
@@ -153,8 +179,8 @@ class Healed(View):
         return held.to(dtype or self.shapes[name].dtype).contiguous()
 
     def file(self, name: str) -> bytes | None:
-        """See `Checkpoint`; `item_head.safetensors` is the trained one."""
-        return self._item_head if name == ITEM_HEAD else self.source.file(name)
+        """See `Checkpoint`; heads are the trained ones."""
+        return self._heads.get(name) or self.source.file(name)
 
 
 class _Shaped(View):
@@ -184,7 +210,9 @@ class _Shaped(View):
         return None if name.endswith("_head.safetensors") else self.source.file(name)
 
 
-def _llama(shape: Narrow, of: Any) -> LlamaConfig:
+def _llama(shape: Narrow, of: Any) -> Any:
+    from transformers.models.llama import LlamaConfig
+
     special: Json = {n: getattr(of, n, None) for n in ("bos_token_id", "eos_token_id")}
     return LlamaConfig(
         vocab_size=int(of.vocab_size),

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 WATCHED = "layer_select_watched"
 """Name under which the attention of a watched block is known to transformers meanwhile."""
@@ -75,6 +74,8 @@ def watched(block: nn.Module, real: Int64[Tensor, "B T"]) -> Iterator[list[Atten
         block: a decoder layer.
         real: 0 at padding, of the micro-batch that goes through it.
     """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
     module: Any = next(m for m in block.modules() if type(m).__name__.endswith("Attention"))
     config = module.config
     kind = config._attn_implementation

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, embedding_bag
-from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
 from layer_select.pretrain.config import Pretrain
 from layer_select.pretrain.texts import NONE, Rows
@@ -42,6 +41,8 @@ class Student(Learner):
         answers: Sequence[int],
     ) -> None:
         """Parameters by `config.seed`; `titles` and `answers` are token ids."""
+        from transformers.models.llama import LlamaConfig, LlamaForCausalLM
+
         super().__init__()
         shape = config.model
         with BUILDING:

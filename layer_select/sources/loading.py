@@ -6,15 +6,18 @@ was not read is found by where it still lies. So no value in a decoder is ever a
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from layer_select.decoder import Decoder
 from layer_select.sources.checkpoint import Checkpoint
 from layer_select.sources.reading import reading
 from layer_select.sources.skeleton import Attention, skeleton, tied_names
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def load(
@@ -116,7 +119,7 @@ def _place(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
     setattr(module.get_submodule(path), last, tensor)
 
 
-def _finished(model: PreTrainedModel, device: torch.device | str) -> PreTrainedModel:
+def _finished(model: "PreTrainedModel", device: torch.device | str) -> "PreTrainedModel":
     for name, buffer in list(model.named_buffers()):
         _place(model, name, buffer.to(device))
     model.tie_weights()

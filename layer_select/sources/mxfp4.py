@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from layer_select.sources.mapped import RawInfo
 from rayrun.config import ConfigError
@@ -42,4 +41,6 @@ def packed(infos: Mapping[str, RawInfo], where: str) -> dict[str, tuple[str, str
 
 def dequantised(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """The parameter [E, 32 G, R]. Exact in every floating type of 8 bits of exponent and more."""
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
     return convert_moe_packed_tensors(blocks, scales, dtype=dtype)

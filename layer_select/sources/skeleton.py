@@ -2,12 +2,13 @@
 
 import copy
 import threading
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.overrides import TorchFunctionMode
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.initialization import no_init_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Attention = Literal["eager", "sdpa"]
 
@@ -35,12 +36,15 @@ class _ParametersOnMeta(TorchFunctionMode):
 
 def skeleton(
     config: Any, dtype: torch.dtype = torch.float32, attention: Attention = "eager"
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """The model of `config` with its parameters (tied ones tied) on the meta device.
 
     Families with learned sinks or capped logits (gpt-oss, Gemma 2) have eager attention only, and
     get it.
     """
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
     own = copy.deepcopy(config)  # the model writes its type and its attention into it
     family: Any = AutoModelForCausalLM._model_mapping[type(config)]
     if not family._supports_sdpa:
@@ -54,7 +58,7 @@ def skeleton(
     return model.eval()
 
 
-def tied_names(model: PreTrainedModel) -> dict[str, str]:
+def tied_names(model: "PreTrainedModel") -> dict[str, str]:
     """Names of the state dict that are another name's tensor, and that name."""
     first: dict[int, str] = {}
     tied: dict[str, str] = {}

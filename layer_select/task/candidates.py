@@ -8,19 +8,21 @@ if each were scored alone behind the whole prompt: positions and masks are those
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
 
 from rayrun.config import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @torch.no_grad()
 def candidate_log_likelihood(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     prompt: Sequence[int],
     candidates: Sequence[Sequence[int]],
     *,
@@ -39,6 +41,8 @@ def candidate_log_likelihood(
     Raises:
         ConfigError: the prompt or a candidate is empty.
     """
+    from transformers import DynamicCache
+
     if not prompt or not all(candidates):
         what = "the prompt" if not prompt else f"candidate {[len(c) for c in candidates].index(0)}"
         raise ConfigError(
