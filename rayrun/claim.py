@@ -2,7 +2,8 @@
 
 Locally the claim is a `flock` on a file beside the directory, which the system frees when the
 holder dies. On an object store it is an object written only if it is absent, renewed by its holder;
-a claim not renewed for `LEASE_S` seconds belongs to a dead run and is taken over.
+a claim not renewed for `LEASE_S` seconds belongs to a dead run and is taken over. Where the holder
+ran on this machine and is no longer there, that is so at once.
 """
 
 import contextvars
@@ -15,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
@@ -66,9 +68,45 @@ def _owner() -> bytes:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        "machine": _machine(),
+        "began": _began(os.getpid()),
         "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv))[:200],
     }
     return json.dumps(owner).encode()
+
+
+def _machine() -> str:
+    """Names the table of processes that our pid is from (Linux); empty where that is not known."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""
+
+
+def _began(pid: int) -> str:
+    """When a process began, in ticks since the machine did; empty if it is no longer there."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
+    return ""
+
+
+def _is_dead(holder: bytes) -> bool:
+    """Whether a claim's holder ran here and has ended. Not knowing is no."""
+    try:
+        owner = json.loads(holder)
+        pid, machine, began = int(owner["pid"]), owner["machine"], owner["began"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    if not machine or not began or machine != _machine():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's, which /proc may hide
+        return False
+    return _began(pid) != began
 
 
 def _taken(uri: str, holder: bytes, otherwise: str) -> ConfigError:
@@ -161,7 +199,7 @@ class _Lease:
             if found is None:
                 continue
             holder, age_s, etag = found
-            if age_s < self.lease_s:
+            if age_s < self.lease_s and not _is_dead(holder):
                 raise _taken(self.uri, holder, otherwise)
             if self._write(IfMatch=etag):
                 return
@@ -184,19 +222,26 @@ class _Lease:
 
     def _write(self, **condition: str) -> bool:
         # The body changes with each renewal, so that its ETag names one renewal of one holder.
-        body = json.loads(self.owner) | {"renewed": time.time_ns()}
+        body = json.dumps(
+            json.loads(self.owner) | {"renewed": time.time_ns(), "nonce": uuid.uuid4().hex}
+        ).encode()
         try:
             answer = self.filesystem.call_s3(
                 "put_object",
                 Bucket=self.bucket,
                 Key=self.key,
-                Body=json.dumps(body).encode(),
+                Body=body,
                 **condition,
             )
         except OSError as error:
-            if _is_conflict(error):
+            if not _is_conflict(error):
+                raise
+            # An attempt whose answer was lost may have written it: the next one meets itself.
+            found = self._read()
+            if found is None or found[0] != body:
                 return False
-            raise
+            self.etag = found[2]
+            return True
         self.etag = str(answer["ETag"])
         return True
 

@@ -13,7 +13,7 @@ import importlib
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +22,8 @@ from rayrun.claim import claim
 from rayrun.object_store import (
     StorageError,
     absolute,
+    check_bucket,
+    delete,
     explain,
     free_bytes,
     human,
@@ -31,19 +33,19 @@ from rayrun.object_store import (
     storage_errors,
 )
 from rayrun.replacing import (
-    INCOMPLETE,
-    MANIFEST,
     check_room,
     refuse_strangers,
     replacing,
     sibling,
     take_place,
 )
+from rayrun.upload import refuse_incomplete, refuse_unless_whole, upload
 
 __all__ = [
     "StorageError",
     "absolute",
     "arrow_filesystem",
+    "check_bucket",
     "claim",
     "content_digest",
     "exists",
@@ -62,6 +64,7 @@ __all__ = [
     "put",
     "read_bytes",
     "read_range",
+    "refuse_incomplete",
     "remove",
     "size",
     "storage_errors",
@@ -221,7 +224,8 @@ def fetch(uri: Uri, into: Path) -> Path:
     """A local path with the content of `uri`, file or directory: itself if local, else a copy.
 
     Raises:
-        StorageError: missing, full, unreachable or refused.
+        StorageError: missing, full, unreachable or refused; or an upload of the directory to an
+            object store has not ended.
     """
     path = local_path(uri)
     if path is not None:
@@ -235,13 +239,14 @@ def fetch(uri: Uri, into: Path) -> Path:
         files = {name: int(info["size"]) for name, info in sizes.items() if name[-1] != "/"}
         if not files:
             raise FileNotFoundError(key)
+        refuse_unless_whole(uri, files, key)
     into.mkdir(parents=True, exist_ok=True)
     check_room(into, sum(files.values()))
     with storage_errors(into, needed=sum(files.values())), replacing(target) as temporary:
         for name in sorted(files):
             here = temporary if name == key else temporary / name.removeprefix(key + "/")
             here.parent.mkdir(parents=True, exist_ok=True)
-            with storage_errors(uri):
+            with storage_errors(f"{os.fspath(uri).partition('://')[0]}://{name}"):
                 filesystem.get_file(name, str(here))
     return target
 
@@ -267,7 +272,7 @@ def put(local_dir: Path, uri: Uri) -> None:
             with replacing(path) as temporary:
                 shutil.copytree(local_dir, temporary)
         return
-    _upload(local_dir, files, uri)
+    upload(local_dir, files, uri)
 
 
 def remove(uri: Uri) -> None:
@@ -280,7 +285,7 @@ def remove(uri: Uri) -> None:
     with storage_errors(uri), suppress(FileNotFoundError):
         if path is None:
             filesystem, key = remote(uri)
-            filesystem.rm(key, recursive=True)
+            delete(uri, sorted(str(name) for name in filesystem.find(key)))
         elif path.is_dir():
             shutil.rmtree(path)
         else:
@@ -353,7 +358,7 @@ def output(uri: Uri) -> Generator[Path]:
                 with storage_errors(uri):
                     take_place(staging, path)
             else:
-                _upload(staging, names(staging), uri)
+                upload(staging, names(staging), uri)
         except BaseException as error:
             if not isinstance(error, StorageError) and is_disk_full(error):
                 written = _size(staging)
@@ -372,22 +377,3 @@ def output(uri: Uri) -> Generator[Path]:
 
 def _size(directory: Path) -> int:
     return sum(p.lstat().st_size for p in directory.rglob("*") if p.is_file())
-
-
-def _upload(local_dir: Path, files: Iterable[str], uri: Uri) -> None:
-    filesystem, key = remote(uri)
-    ordered = sorted(files, key=lambda name: (name == MANIFEST, name))
-    with storage_errors(uri):
-        before = {str(name) for name in filesystem.find(key)}
-        filesystem.pipe_file(f"{key}/{INCOMPLETE}", b"")
-        if f"{key}/{MANIFEST}" in before:
-            filesystem.rm_file(f"{key}/{MANIFEST}")
-        kept = {f"{key}/{name}" for name in (*ordered, MANIFEST, INCOMPLETE)}
-        leftovers = sorted(before - kept - {key})
-        for name in (name for name in ordered if name != MANIFEST):
-            filesystem.put_file(str(local_dir / name), f"{key}/{name}")
-        if leftovers:
-            filesystem.rm(leftovers)
-        if MANIFEST in ordered:
-            filesystem.put_file(str(local_dir / MANIFEST), f"{key}/{MANIFEST}")
-        filesystem.rm_file(f"{key}/{INCOMPLETE}")

@@ -1,6 +1,8 @@
 """Claims: one run writes an output at a time, and who holds it is told."""
 
 import contextlib
+import json
+import os
 import re
 import signal
 import socket
@@ -12,6 +14,7 @@ import time
 import pytest
 
 from rayrun import storage
+from rayrun.claim import _owner
 from rayrun.config import ConfigError
 from tests.rayrun.folders import strays, write
 
@@ -125,7 +128,8 @@ def test_a_race_for_one_output_has_one_winner(tmp_path):
     assert most[0] == 1
 
 
-def test_an_s3_claim_is_renewed_by_its_holder_and_void_after_it_died(bucket):
+def test_an_s3_claim_is_renewed_by_its_holder_and_void_when_it_died(bucket):
+    """At once, for its process was of this machine."""
     uri = bucket + "/out"
     with another_process_holds(uri, lease_s=3) as holder:
         time.sleep(4)  # longer than the lease: the holder has renewed it
@@ -136,14 +140,31 @@ def test_an_s3_claim_is_renewed_by_its_holder_and_void_after_it_died(bucket):
             pass
         holder.kill()
         holder.wait()
-        with (
-            pytest.raises(ConfigError, match="is being written by process"),
-            storage.claim(uri, lease_s=3),
-        ):
-            pass
-        time.sleep(4)
         with storage.claim(uri, lease_s=3):
             pass
+
+
+def test_an_s3_claim_of_another_machine_is_void_after_its_lease(bucket):
+    """Its process may be alive there, though none here has its number."""
+    nobody = subprocess.Popen([sys.executable, "-c", ""])
+    nobody.wait()
+    owner = json.loads(_owner()) | {"pid": nobody.pid, "machine": "another"}
+    storage.write_bytes(bucket + "/.out.lock", json.dumps(owner).encode())
+    with (
+        pytest.raises(ConfigError, match=f"being written by process {nobody.pid}"),
+        storage.claim(bucket + "/out", lease_s=3),
+    ):
+        pass
+    time.sleep(4)
+    with storage.claim(bucket + "/out", lease_s=3):
+        pass
+
+
+def test_a_process_of_the_same_number_is_another(bucket):
+    owner = json.loads(_owner()) | {"pid": os.getpid(), "began": "1"}
+    storage.write_bytes(bucket + "/.out.lock", json.dumps(owner).encode())
+    with storage.claim(bucket + "/out"):
+        pass
 
 
 def test_a_run_whose_s3_claim_was_taken_over_is_told(bucket):
