@@ -35,7 +35,7 @@ VERBS = {
     "infnet_evaluate": (
         "evaluation",
         Artifact,
-        {"data": "/nowhere/data", "checkpoint": "/nowhere/run"},
+        {"data": "/nowhere/data", "checkpoint": "/nowhere/run", "without": "/nowhere/eval"},
     ),
     "infnet_gate": (
         "comparison",
@@ -46,7 +46,12 @@ VERBS = {
     "infnet_deploy": (
         "deployment",
         Artifact,
-        {"bundle": "/nowhere/bundle", "address": "10.0.0.1:6379", "live": "/nowhere/live"},
+        {
+            "bundle": "/nowhere/bundle",
+            "address": "10.0.0.1:6379",
+            "live": "/nowhere/live",
+            "route_prefix": "/one",
+        },
     ),
     "layers_pretrain": ("model", Model, {}),
     "layers_score": ("scores", Artifact, of("model")),
@@ -59,7 +64,12 @@ VERBS = {
     "layers_deploy": (
         "deployment",
         Artifact,
-        {"bundle": "/nowhere/bundle", "address": "10.0.0.1:6379", "live": "/nowhere/live"},
+        {
+            "bundle": "/nowhere/bundle",
+            "address": "10.0.0.1:6379",
+            "live": "/nowhere/live",
+            "route_prefix": "/one",
+        },
     ),
 }
 CONFIGS = {

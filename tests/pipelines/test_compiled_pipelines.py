@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines import PIPELINES, compact_llm, recommender
-from pipelines.compiled import PipelineError, compiled, inputs_of, steps_of
+from pipelines import PIPELINES, compact_llm, recommender, side_by_side
+from pipelines.compiled import PipelineError, compiled, inputs_of, steps_of, tasks_of
 from pipelines.component_docs import reference
+from pipelines.local import without_retries
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -82,10 +83,24 @@ def test_nothing_is_kept_of_what_is_no_more():
         assert {f"components/{path.stem}" for path in folder.glob("*.yaml")} == set(COMPONENTS)
 
 
-STEPS = {"recommender": recommender.STEPS, "compact_llm": compact_llm.STEPS}
+STEPS = {
+    "recommender": recommender.STEPS,
+    "compact_llm": compact_llm.STEPS,
+    "side_by_side": side_by_side.STEPS,
+}
+TEXT = ("STRING", False, "")
 OWN = {
-    "recommender": {"live": ("STRING", False, "")},
-    "compact_llm": {"model": ("STRING", False, "")},
+    "recommender": {"live": TEXT},
+    "compact_llm": {"model": TEXT},
+    "side_by_side": {
+        "llm_config": ("STRING", True, None),
+        "model": TEXT,
+        "live": TEXT,
+        "llm_live": TEXT,
+        "llm_features": ("BOOLEAN", False, False),
+        "item_column": ("STRING", False, "video_id"),
+        "llm_sets": ("LIST", False, []),
+    },
 }
 
 
@@ -112,6 +127,32 @@ def test_the_cache_of_kfp_is_off_for_every_task(spec, name):
     assert all(task["cachingOptions"] == {} for task in real)
 
 
+def test_a_backend_repeats_what_makes_something_and_a_local_run_repeats_nothing(spec):
+    """What deploys or tells the end is done once."""
+    acts = {"deploy", "deploy_scorer", "deploy_recommender", "finish"}
+    for task in tasks_of(spec).values():
+        once = task["taskInfo"]["name"] in acts
+        assert ("retryPolicy" in task) != once
+        assert once or task["retryPolicy"]["maxRetryCount"] == 2
+    assert "retryPolicy" not in without_retries(yaml.safe_dump(spec))
+
+
+def test_the_branches_of_side_by_side_wait_for_each_other_in_the_last_one_only(written):
+    spec = yaml.safe_load((written / "side_by_side.yaml").read_text())
+    (main,) = (c["dag"]["tasks"] for n, c in spec["components"].items() if "exit-handler" in n)
+    waits = {name: set(task.get("dependentTasks", [])) for name, task in main.items()}
+    for _ in waits:  # to the end of every chain
+        waits = {name: found.union(*(waits[w] for w in found)) for name, found in waits.items()}
+
+    def programs(names):
+        return {name.partition("-")[0] for name in names} - {"condition"}
+
+    assert programs(waits["infnet-gate"]) == {"infnet"}
+    assert programs(waits["layers-export"]) == {"layers"}
+    mixed = [name for name, found in waits.items() if programs(found) == {"infnet", "layers"}]
+    assert len(mixed) == 1
+
+
 def test_no_step_installs_anything(spec):
     text = yaml.safe_dump(spec)
     assert "pip install" not in text
@@ -131,7 +172,7 @@ def test_inputs_are_typed(spec, name):
 
 def test_an_unknown_pipeline():
     message = (
-        r"NAME must be one of the pipelines \(recommender, compact_llm\), found 'recomender'; "
+        r"NAME must be one of the pipelines \(recommender, compact_llm, .*\), found 'recomender'; "
     )
     with pytest.raises(PipelineError, match=message + "did you mean"):
         compiled("recomender")
