@@ -61,6 +61,17 @@ VERBS = (
         reads="infnet.keys:to_train",
     ),
     Verb(
+        name="tune",
+        help="search the counts of proxies, or any values of model and train",
+        run="infnet.tune.run:tune",
+        config=CONFIG,
+        plan="infnet.plan:plan_tune",
+        store=True,
+        sections=sections.TUNE,
+        inputs=("data",),
+        reads="infnet.keys:to_tune",
+    ),
+    Verb(
         name="evaluate",
         help="metrics with intervals, the model beside its rivals",
         run="infnet.evaluate.run:evaluate",

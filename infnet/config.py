@@ -15,6 +15,7 @@ from infnet.baselines import Model
 from infnet.features import Feature
 from infnet.tasks import Task, parents_first
 from infnet.train.arithmetic import batch_arithmetic
+from infnet.tune.config import Tune
 from infnet.weighting import FixedWeighting, Weighting
 from rayrun.config import Config, Place
 from rayrun.data.source import Source
@@ -238,6 +239,8 @@ class InfnetConfig(Config):
     """Baselines trained and evaluated beside the model, on the same rows."""
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    tune: Annotated[Tune, Place] = Tune()
+    """What `infnet tune` searches; it changes no result of another verb."""
     compare: Compare = Compare()
     gate: Gate = Gate()
     serve: Annotated[ScorerServe, Place] = ScorerServe()

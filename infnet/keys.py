@@ -38,6 +38,15 @@ def to_train(config: InfnetConfig) -> Json:
     return {"prepare": config.digest(sections.PREPARE), **raw_log(config)}
 
 
+def to_tune(config: InfnetConfig) -> Json:
+    """What is searched; as `to_train`.
+
+    Raises:
+        ConfigError: as `raw_log`.
+    """
+    return {"tune": config.tune.digest(), **to_train(config)}
+
+
 def to_evaluate(config: InfnetConfig, split: str = "test", data: str | None = None) -> Json:
     """How the model was trained; the rows of `--data`, with the side tables of the log.
 

@@ -62,3 +62,22 @@ def plan_train(config: InfnetConfig, out: str, split: str = "test") -> str:
         tables = sum(p.numel() for p in recommender.tables.parameters())
         lines.append(f"{name} ({model.type}): {dense:,} dense and {tables:,} embedding parameters")
     return "\n".join([f"# {config.digest()}", config.to_yaml(), *lines])
+
+
+def plan_tune(config: InfnetConfig, out: str) -> str:
+    """The points of the search, and the plan of their training.
+
+    Raises:
+        ConfigError: the space or an objective does not fit; as `plan_train`.
+    """
+    from infnet.tune.points import plan_of, sets
+
+    plan = plan_of(config)
+    points = plan.points()
+    known = "chosen by optuna as it goes" if points is None else f"{len(points)} points"
+    lines = [
+        f"search: {known}, at most {plan.trials} trials of {len(config.tune.seeds)} seeds; "
+        f"scheduler {plan.scheduler.type}; objectives {', '.join(plan.objectives)}",
+        *(f"  {' '.join(sets(point))}" for point in points or []),
+    ]
+    return "\n".join([plan_train(config, out), *lines])

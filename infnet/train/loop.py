@@ -7,6 +7,7 @@ and its resumable state in the worker's checkpoints.
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from infnet.train.log import RunLog
 from infnet.train.validation import validate
 from rayrun import storage
 from rayrun.config import ConfigError, Json
-from rayrun.metrics import peak_memory
+from rayrun.metrics import Metrics, peak_memory
 from rayrun.ray.worker import Worker
 
 LOG_EVERY_STEPS = 20
@@ -40,8 +41,22 @@ class Place(NamedTuple):
     """Run directory."""
 
 
-def fit(worker: Worker, config: InfnetConfig, schema: Schema, place: Place) -> Json:
+def nothing(steps: int, metrics: Metrics) -> None:
+    """Nobody else wants to know of an evaluation."""
+
+
+def fit(
+    worker: Worker,
+    config: InfnetConfig,
+    schema: Schema,
+    place: Place,
+    *,
+    evaluated: Callable[[int, Metrics], None] = nothing,
+) -> Json:
     """Train `config.model` and keep its best checkpoint; continue if the worker has a checkpoint.
+
+    After each evaluation every worker calls `evaluated` with the optimizer steps done and the
+    validation metrics, the same on all; a search that gives up on this run ends it there.
 
     Returns what rank 0 knows at the end: `best_step`, `best_score`, `metrics` of the best
     evaluation, `steps`, `started_at` (the step this attempt resumed at), `rows`, `stopped_early`,
@@ -95,6 +110,7 @@ def fit(worker: Worker, config: InfnetConfig, schema: Schema, place: Place) -> J
                     log.metrics(journal.steps, metrics)
                     if journal.evaluated(metrics, schema.tasks, train.early_stopping):
                         _publish(learner, config, schema, journal, place.out)
+                    evaluated(journal.steps, metrics)
                 if keep or journal.stopped_early:
                     _save(learner, journal, log)
                 if journal.stopped_early:

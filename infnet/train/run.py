@@ -9,22 +9,17 @@ here that names Ray.
         ray/                   resumable state; removed when the run is complete
 """
 
-import tempfile
 import time
-from pathlib import Path
 from typing import NamedTuple
 
-from infnet import keys, sections
+from infnet import sections
 from infnet.config import InfnetConfig
 from infnet.data.sample import FILE as SAMPLE
-from infnet.data.shards import FORMAT_VERSION as DATASET_VERSION
-from infnet.data.shards import KIND as DATASET_KIND
-from infnet.schema import Schema
-from infnet.train import loop
+from infnet.train import loop, prepared
 from infnet.train.journal import check_watched
 from infnet.train.report import report
 from rayrun import manifest, storage
-from rayrun.config import ConfigError, Json, digest_of, validate
+from rayrun.config import ConfigError, Json, validate
 from rayrun.metrics import Metrics, Result
 from rayrun.ray.session import session
 from rayrun.ray.train import has_checkpoint
@@ -39,7 +34,6 @@ STATE = "ray"
 RIVALS = "rivals"
 PREPARED = "prepared"
 """Datasets that `train` prepared by itself, by the digest of what they are made from."""
-SCHEMA = "schema.json"
 
 
 def train(config: InfnetConfig, out: str) -> Result:
@@ -66,17 +60,19 @@ def train(config: InfnetConfig, out: str) -> Result:
     out = storage.absolute(out)
     with storage.claim(out):
         earlier = _earlier(config, out)
-        dataset = storage.absolute(config.inputs.data) or _to_prepare(config, out)
+        dataset = storage.absolute(config.inputs.data) or prepared.place_for(
+            config, storage.join(out, PREPARED)
+        )
         if config.inputs.data:
-            _check_dataset(dataset)
+            prepared.check(dataset)
         if earlier is not None:
-            _check_same_data(earlier, _data_digest(dataset), out)
+            _check_same_data(earlier, prepared.digest(dataset), out)
             if earlier.info["complete"]:
                 return Result.read(out)
         try:
             with session(config.compute):
                 if not config.inputs.data:
-                    _prepare_once(config, dataset)
+                    prepared.make_once(config, dataset)
                 return _train(config, out, dataset, started)
         except ConfigError:
             if earlier is None:
@@ -85,7 +81,7 @@ def train(config: InfnetConfig, out: str) -> Result:
 
 
 def _train(config: InfnetConfig, out: str, dataset: str, started: float) -> Result:
-    data = _data_digest(dataset)
+    data = prepared.digest(dataset)
     runs = {"": _Run(config, out, "model")}
     for name, model in config.rivals.items():
         rival = config.model_copy(update={"model": model, "rivals": {}})
@@ -133,18 +129,7 @@ class _Run(NamedTuple):
 def _on_worker(worker: Worker, argument: Json) -> Json:
     config = validate(InfnetConfig, argument["config"], where="the configuration of the run")
     place = loop.Place(dataset=argument["dataset"], out=argument["out"])
-    return loop.fit(worker, config, _schema_of(place.dataset), place)
-
-
-def _check_dataset(dataset: str) -> None:
-    # What is wrong with it is told before Ray starts.
-    _data_digest(dataset)
-    _schema_of(dataset)
-
-
-def _schema_of(dataset: str) -> Schema:
-    with tempfile.TemporaryDirectory(prefix="schema-") as folder:
-        return Schema.read(storage.fetch(storage.join(dataset, SCHEMA), Path(folder)))
+    return loop.fit(worker, config, prepared.schema_of(place.dataset), place)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -198,34 +183,12 @@ def _clear(out: str) -> None:
         storage.remove(out)
 
 
-def _data_digest(dataset: str) -> str:
-    found = manifest.read(dataset, kind=DATASET_KIND, format_version=DATASET_VERSION)
-    return found.content_digest
-
-
-def _to_prepare(config: InfnetConfig, out: str) -> str:
-    """Where the dataset of the log is, or will be: named by the digest of all it is made from."""
-    from infnet.data import empty_split
-    from infnet.data.prepare import open_reader
-
-    empty_split.refuse_early(open_reader(config))  # the log is checked before Ray starts
-    made_from = digest_of([config.digest(sections.PREPARE), keys.raw_log(config)])
-    return storage.join(out, PREPARED, made_from.removeprefix("sha256:")[:16])
-
-
-def _prepare_once(config: InfnetConfig, place: str) -> None:
-    if not storage.exists(storage.join(place, manifest.FILE)):
-        from infnet.data.prepare import prepare
-
-        prepare(config, place)
-
-
 def _begin(run: _Run, dataset: str, data: str) -> None:
     """Copy what belongs to the data, and say what this directory will be."""
     if storage.exists(storage.join(run.out, manifest.FILE)):
         return
     for name in storage.names(dataset):
-        if name in (SCHEMA, SAMPLE) or name.startswith("encoder/"):
+        if name in (prepared.SCHEMA, SAMPLE) or name.startswith("encoder/"):
             content = storage.read_bytes(storage.join(dataset, name))
             storage.write_bytes(storage.join(run.out, name), content)
     inputs = run.config.inputs.model_copy(update={"data": dataset})

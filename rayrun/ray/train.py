@@ -10,11 +10,13 @@ again continues the same run.
 import contextlib
 import importlib
 import json
+import os
+import pickle
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +37,9 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Where Ray Train lists the checkpoints of a run that are complete."""
 PROGRESS_EVERY_S = 1.0
 
+PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Ray Train's switch for a process of 200 MB that waits for nodes to be taken away."""
+
 dist: Any = torch.distributed  # its collectives carry no types
 
 TrainFunction = Callable[[Worker, Json], Json]
@@ -49,6 +54,7 @@ def run(
     name: str,
     max_failures: int = 0,
     title: str = "training",
+    callbacks: Sequence[Any] = (),
 ) -> Json:
     """Run `function(worker, argument)` on `compute.workers` workers and return what rank 0
     returned.
@@ -56,13 +62,14 @@ def run(
     A worker that dies is replaced up to `max_failures` times: all workers start again and find the
     newest complete checkpoint in `worker.latest_checkpoint()`. `function` must be importable on the
     workers; `argument` and the result are JSON data. `storage_path` is a directory or an object
-    store URI that all workers reach.
+    store URI that all workers reach. `callbacks` are Ray Train's, on the driver.
 
     Raises:
         ConfigError: raised by the function (never tried again), or the workers cannot be placed.
         RuntimeError: the function failed more than `max_failures` times; the first worker's error
             follows.
     """
+    from ray import cloudpickle
     from ray.train import (
         CheckpointConfig,
         FailureConfig,
@@ -80,7 +87,12 @@ def run(
     with session(compute):
         trainer = TorchTrainer(
             cast(Any, _on_worker),
-            train_loop_config={"function": function, "argument": argument, "place": place},
+            train_loop_config={
+                # As bytes: the controller would import all of the function's room to hold it.
+                "function": cloudpickle.dumps(function),
+                "argument": argument,
+                "place": place,
+            },
             scaling_config=ScalingConfig(
                 num_workers=compute.workers,
                 use_gpu=compute.gpus_per_worker > 0,
@@ -93,10 +105,11 @@ def run(
                 failure_config=FailureConfig(max_failures=max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
                 logging_config=LoggingConfig(log_level="ERROR"),
+                callbacks=[*callbacks],
             ),
         )
         try:
-            with _shown(storage.join(place, PROGRESS), title), _interruptible():
+            with _shown(storage.join(place, PROGRESS), title), _interruptible(), _watched(compute):
                 trainer.fit()
         except TrainingFailedError as error:
             _raise_if_refused(place)
@@ -138,7 +151,8 @@ def _on_worker(config: dict[str, Any]) -> None:
         return  # bad input stays bad: the restarted workers leave at once
     worker = RayWorker(place)
     try:
-        result = config["function"](worker, config["argument"])
+        function: TrainFunction = pickle.loads(config["function"])
+        result = function(worker, config["argument"])
     except ConfigError as error:
         refused = json.dumps({"error": str(error)}).encode()
         try:
@@ -273,6 +287,19 @@ def _interruptible() -> Generator[None]:
     finally:
         if before is not None:
             signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _watched(compute: LocalCompute | AttachedCompute) -> Generator[None]:
+    """Nobody takes this machine away from a run on it: no process waits for that."""
+    if isinstance(compute, AttachedCompute) or PREEMPTION in os.environ:
+        yield
+        return
+    os.environ[PREEMPTION] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[PREEMPTION]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""Search over the configuration: which counts of proxies, and whatever else it names."""
