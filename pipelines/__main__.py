@@ -77,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("name", metavar="NAME", help="the pipeline")
     running.add_argument("arguments", nargs="*", metavar="KEY=VALUE", help="its arguments")
     running.add_argument(
-        "--root", metavar="DIR", help="where the store and the runs are (default runs/NAME)"
+        "--root",
+        metavar="URI",
+        help="where the store and the runs are: a directory or s3://BUCKET/KEY (default runs/NAME)",
     )
     running.add_argument(
         "--set",
@@ -166,7 +168,7 @@ def _run(parsed: argparse.Namespace, given: list[str], command: Sequence[str]) -
     if parsed.root or not any(word.startswith("root=") for word in given):
         fixed["root"] = parsed.root or f"runs/{parsed.name}"
     arguments = parse(parsed.name, inputs_of(spec), given, **fixed)
-    arguments["root"] = str(root_of(arguments["root"]))
+    arguments["root"] = root_of(arguments["root"])
     with sigterm_interrupts():
         if parsed.serve:
             from pipelines.serve import run_and_serve

@@ -5,12 +5,13 @@
                   pipeline.log    all that KFP and the steps printed
                   events.jsonl    the steps' events, as they came
                   status.json, report.html
+
+A root on an object store has the store and the records only; see `pipelines.places`.
 """
 
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -22,10 +23,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipelines.compiled import PipelineError
 from pipelines.local import ARGUMENTS, SPEC
+from pipelines.places import complete, new_folder, records_of, root_of, say
 from pipelines.processes import end_all, kill_all
 from pipelines.view import view
+
+__all__ = [
+    "DONE",
+    "INTERRUPTED",
+    "LOG",
+    "Ended",
+    "explain",
+    "new_folder",
+    "records_of",
+    "root_of",
+    "run_and_report",
+    "run_once",
+    "sigterm_interrupts",
+    "tell",
+]
 
 LOG = "pipeline.log"
 RUN_NAME = "{{$.pipeline_job_name}}"
@@ -51,41 +67,13 @@ class Ended:
     """`rayrun.run_record.Step` by name."""
     code: int
     """Exit code of the KFP process."""
+    records: str = ""
+    """Where its status and its report are; empty: in `folder`."""
 
     @property
     def failed(self) -> Any:
         """The step that failed, or None."""
         return next((step for step in self.steps.values() if step.state == "failed"), None)
-
-
-def root_of(text: str) -> Path:
-    """The local directory of the store and the runs.
-
-    Raises:
-        PipelineError: it is on an object store, where KFP's local runner cannot write.
-    """
-    from rayrun import storage
-
-    path = storage.local_path(text)
-    if path is None:
-        raise PipelineError(
-            f"--root must be a directory on this machine for a local run, found {text}; compile "
-            "the pipeline and submit it to a KFP backend to work on an object store"
-        )
-    return path.absolute()
-
-
-def new_folder(root: Path, name: str) -> Path:
-    """The directory of a new run, `<root>/runs/<name>-<UTC time>-<four random digits>`."""
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    folder = root / "runs" / f"{name}-{stamp}-{secrets.token_hex(2)}"
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise PipelineError(
-            f"--root {root}: {folder} cannot be made ({error.strerror}); choose another --root"
-        ) from None
-    return folder
 
 
 def run(
@@ -121,7 +109,7 @@ def run(
             kill_all(child, scratch)  # a step whose KFP process was killed
         found = read_steps(folder, steps)
         show(found)
-    return Ended(folder, found, child.returncode)
+    return Ended(folder, found, child.returncode, records_of(str(arguments["root"]), folder))
 
 
 def run_once(
@@ -136,7 +124,7 @@ def run_once(
         steps: names of its steps, in their order.
         again: the command line that goes on after an interruption.
     """
-    folder = new_folder(Path(arguments["root"]), name)
+    folder = new_folder(arguments["root"], name)
     ended = run_and_report(name, text, arguments, folder, steps)
     if ended.code != 0:
         return explain(ended, again)
@@ -148,20 +136,29 @@ def run_and_report(
     name: str, text: str, arguments: Mapping[str, Any], folder: Path, steps: Sequence[str]
 ) -> Ended:
     """`run`; a run that did not reach its exit handler gets its status and report all the same."""
+    from rayrun import storage
+    from rayrun.config import ConfigError
     from rayrun.run_report import REPORT_FILE, write_report
 
+    records = records_of(str(arguments["root"]), folder)
+    say(folder, records)
     interrupted = True
     try:
         ended = run(name, text, arguments, folder, steps)
         interrupted = False
     finally:
-        if interrupted or not (folder / REPORT_FILE).exists():
-            write_report(folder, name, steps, interrupted=interrupted)
+        try:
+            complete(folder, records)
+            if interrupted or not storage.exists(storage.join(records, REPORT_FILE)):
+                write_report(records, name, steps, interrupted=interrupted)
+        except ConfigError as error:  # the object store is gone: say also what became of the steps
+            print(f"warning: the records of the run are not whole: {error}", file=sys.stderr)
     return ended
 
 
 def tell(name: str, ended: Ended) -> None:
     """One line on what ran, and where the report is."""
+    from rayrun import storage
     from rayrun.run_report import REPORT_FILE
 
     count = {state: 0 for state in ("done", "cached", "skipped")}
@@ -169,7 +166,8 @@ def tell(name: str, ended: Ended) -> None:
         count[step.state] = count.get(step.state, 0) + 1
     words = {"done": "ran", "cached": "cached", "skipped": "skipped"}
     told = ", ".join(f"{count[state]} {word}" for state, word in words.items() if count[state])
-    print(f"{name}: done, {told}\nreport: {ended.folder / REPORT_FILE}", flush=True)
+    report = storage.join(ended.records or ended.folder, REPORT_FILE)
+    print(f"{name}: done, {told}\nreport: {report}", flush=True)
 
 
 def explain(ended: Ended, again: str) -> int:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import threading
 from collections.abc import Generator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipelines import APPLICATIONS, Application
@@ -52,7 +51,7 @@ def run_and_serve(
         )
     applications = APPLICATIONS[name]
     with _instance([_options(each, arguments) for each in applications]) as address:
-        folder = new_folder(Path(arguments["root"]), name)
+        folder = new_folder(arguments["root"], name)
         ended = run_and_report(name, text, arguments | {"serve_address": address}, folder, steps)
         if ended.code != 0:
             return explain(ended, again)
@@ -62,7 +61,7 @@ def run_and_serve(
             url, bundle = _served(each, arguments, address, ended)
             urls.append(url)
             answers += ask(each, url, bundle)
-        _report(folder, name, steps, answers)
+        _report(ended.records, name, steps, answers)
         for answer in answers:
             print(
                 f"{answer['user']}: {answer['candidates']} {WHAT[answer['program']]} in "
@@ -180,9 +179,10 @@ def _result(uri: str) -> dict[str, Any]:
 
 
 def _report(
-    folder: Path, name: str, steps: Sequence[str], answers: Sequence[Mapping[str, Any]]
+    records: str, name: str, steps: Sequence[str], answers: Sequence[Mapping[str, Any]]
 ) -> None:
+    from rayrun import storage
     from rayrun.run_report import STATUS_FILE, write_report
 
-    status = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
-    write_report(folder, name, steps, backend_state=status["backend_state"], answers=answers)
+    status = json.loads(storage.read_bytes(storage.join(records, STATUS_FILE)))
+    write_report(records, name, steps, backend_state=status["backend_state"], answers=answers)

@@ -5,12 +5,13 @@
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from rayrun import storage
-from rayrun.step import STEPS_FOLDER
+from rayrun.step import EVENTS, STEPS_FOLDER
 
 EVENTS_FILE = "events.jsonl"
 
@@ -75,7 +76,9 @@ def read_steps(run: storage.Uri, names: Sequence[str]) -> dict[str, Step]:
     """The steps of a run that is over: each done, cached, failed or skipped."""
     events: list[dict[str, Any]] = []
     place = storage.join(run, EVENTS_FILE)
-    if storage.exists(place):
+    if not storage.is_local(run):  # the steps of a local run append to a file of this machine
+        place = os.environ.get(EVENTS, "")
+    if place and storage.exists(place):
         events = events_in(storage.read_bytes(place).decode("utf-8", errors="replace"))
     told = {str(event["step"]) for event in events if event.get("state") in ENDED}
     for name in names:

@@ -33,7 +33,7 @@ def test_list_shows_steps_and_arguments(capsys):
         (["run", "recommender"], "the pipeline recommender needs config=…"),
         (["run", "recommender", "config=a", "sets=3"], "sets must be a list in JSON"),
         (["run", "recommender", "config=a", "rot=b"], "rot is no argument of the pipeline"),
-        (["run", "recommender", "--root", "s3://b/k", "config=a"], "--root must be a directory on this machine"),
+        (["run", "recommender", "--root", "gs://b/k", "config=a"], "--root must be a directory or s3://BUCKET/KEY, found gs://b/k"),
         (["run", "recommender", "--root", "/dev/null/x", "config=a"], "cannot be made"),
         (["run", "recommender", "config=a", "--exit"], "--exit says when --serve ends"),
         (["run", "recommender", "config=a", "--sett", "b"], "unrecognized arguments: --sett"),
