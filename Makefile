@@ -3,10 +3,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS ?= runs
-# The simulator needs no data. With INFNET_DATA (a folder or URI) the run uses the real log there.
-CONFIG ?= $(if $(INFNET_DATA),configs/infnet/kuairand27k_explicit.yaml,configs/infnet/simulated.yaml)
+# The simulator needs no data. With INFNET_DATA (a folder or URI) the run uses the real logs there.
+CONFIG ?= $(if $(INFNET_DATA),configs/infnet/kuairand27k_explicit.yaml,configs/infnet/side_by_side.yaml)
+LLM_CONFIG ?= configs/layer_select/$(if $(INFNET_DATA),games_quick,side_by_side).yaml
+# Vectors of items can be a feature of the scorer where both logs have the same items: in the simulator.
+LLM_FEATURES ?= $(if $(INFNET_DATA),false,true)
 RUN_NAME := $(basename $(notdir $(CONFIG)))
 OUT ?= $(RUNS)/$(RUN_NAME)
+LIVE := $(if $(findstring ://,$(OUT)),$(OUT),$(abspath $(OUT)))/live
 
 .PHONY: help install run test check bench format golden clean
 
@@ -23,8 +27,9 @@ install: .venv/installed ## .venv with everything (CPU or CUDA torch, as the ind
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-run: install ## raw log -> trained model and rivals -> gate -> serving over HTTP -> report (EXIT=1: end after the requests)
-	@$(BIN)/python -m pipelines run recommender --root $(OUT) --serve $(if $(EXIT),--exit) config=$(CONFIG) live=$(abspath $(OUT))/live
+run: install ## the whole mission: both recommenders trained, measured, compared and served over HTTP, one report (EXIT=1: end after the requests)
+	@$(BIN)/python -m pipelines run side_by_side --root $(OUT) --serve $(if $(EXIT),--exit) config=$(CONFIG) llm_config=$(LLM_CONFIG) \
+	  llm_features=$(LLM_FEATURES) live=$(LIVE)/scorer llm_live=$(LIVE)/recommender
 
 test: install ## all CPU tests (set INFNET_DATA to include those on real data)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
