@@ -10,6 +10,7 @@ PIPELINES = {
     "recommender": "pipelines.recommender:recommender",
     "compact_llm": "pipelines.compact_llm:compact_llm",
     "side_by_side": "pipelines.side_by_side:side_by_side",
+    "proxy_search": "pipelines.proxy_search:proxy_search",
 }
 """Every pipeline by name, and where its function is."""
 

@@ -32,6 +32,7 @@ def of(*names):
 VERBS = {
     "infnet_prepare": ("dataset", Dataset, {}),
     "infnet_train": ("model", Model, {"data": "/nowhere/data"}),
+    "infnet_tune": ("search", Artifact, {"data": "/nowhere/data"}),
     "infnet_evaluate": (
         "evaluation",
         Artifact,
@@ -165,7 +166,7 @@ def test_a_model_that_is_given_is_not_trained(tmp_path):
 
 
 STARTS_RAY = {
-    *("infnet_prepare", "infnet_train", "infnet_evaluate"),
+    *("infnet_prepare", "infnet_train", "infnet_tune", "infnet_evaluate"),
     *("layers_pretrain", "layers_score", "layers_select", "layers_compact", "layers_heal"),
     *("layers_evaluate", "layers_embed"),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines import PIPELINES, compact_llm, recommender, side_by_side
+from pipelines import PIPELINES, compact_llm, proxy_search, recommender, side_by_side
 from pipelines.compiled import PipelineError, compiled, inputs_of, steps_of, tasks_of
 from pipelines.component_docs import reference
 from pipelines.local import without_retries
@@ -87,12 +87,16 @@ STEPS = {
     "recommender": recommender.STEPS,
     "compact_llm": compact_llm.STEPS,
     "side_by_side": side_by_side.STEPS,
+    "proxy_search": proxy_search.STEPS,
 }
 TEXT = ("STRING", False, "")
+SERVES = {"serve_address": TEXT}
 OWN = {
-    "recommender": {"live": TEXT},
-    "compact_llm": {"model": TEXT},
+    "recommender": {"live": TEXT, **SERVES},
+    "compact_llm": {"model": TEXT, **SERVES},
+    "proxy_search": {},
     "side_by_side": {
+        **SERVES,
         "llm_config": ("STRING", True, None),
         "model": TEXT,
         "live": TEXT,
@@ -165,7 +169,6 @@ def test_inputs_are_typed(spec, name):
         "config": ("STRING", True, None),
         "root": ("STRING", True, None),
         **OWN[name],
-        "serve_address": ("STRING", False, ""),
         "sets": ("LIST", False, []),
     }
 
