@@ -11,6 +11,7 @@ from components.infnet_export import infnet_export
 from components.infnet_gate import infnet_gate
 from components.infnet_prepare import infnet_prepare
 from components.infnet_train import infnet_train
+from components.infnet_tune import infnet_tune
 from components.layers_compact import layers_compact
 from components.layers_deploy import layers_deploy
 from components.layers_embed import layers_embed
@@ -22,7 +23,7 @@ from components.layers_score import layers_score
 from components.layers_select import layers_select
 from pipelines.steps import act, step
 
-SCORER = ["prepare", "train", "evaluate", "gate", "export", "deploy_scorer"]
+SCORER = ["prepare", "tune", "train", "evaluate", "gate", "export", "deploy_scorer"]
 RECOMMENDER = [
     "pretrain",
     "score",
@@ -55,6 +56,7 @@ def side_by_side(
     serve_address: str = "",
     live: str = "",
     llm_live: str = "",
+    search: bool = True,
     llm_features: bool = False,
     item_column: str = "video_id",
     sets: list[str] = [],  # noqa: B006 - the default in the compiled pipeline
@@ -74,6 +76,8 @@ def side_by_side(
         live: where the live bundle of the scorer is recorded. Empty: what `serve.live` of its
             configuration says.
         llm_live: the same of the language-model recommender.
+        search: look for the counts of proxies first, as `tune:` of the scorer's configuration says;
+            the scorer is trained with the best.
         llm_features: train the scorer once more with the smaller model's vectors of items as a
             feature, and measure what they bring. The items of both logs must be the same.
         item_column: for `llm_features`: column of the scorer's log with the items.
@@ -81,7 +85,7 @@ def side_by_side(
         llm_sets: keys to set in the configuration of the language-model recommender.
     """
     run = dsl.PIPELINE_JOB_NAME_PLACEHOLDER
-    scorer = {"config": config, "root": root, "run": run, "sets": sets}
+    every = {"config": config, "root": root, "run": run}
     layers = {"config": llm_config, "root": root, "run": run, "sets": llm_sets}
     ending = finish(
         pipeline="side_by_side",
@@ -92,7 +96,9 @@ def side_by_side(
         branches=BRANCHES,
     )
     with dsl.ExitHandler(act("finish", ending), name="main"):
-        data = step("prepare", infnet_prepare(**scorer)).outputs["uri"]
+        data = step("prepare", infnet_prepare(**every, sets=sets)).outputs["uri"]
+        tuned = step("tune", infnet_tune(**every, sets=sets, data=data, wanted=search))
+        scorer = {**every, "sets": tuned.outputs["sets"]}
         checkpoint = step("train", infnet_train(**scorer, data=data)).outputs["uri"]
         judged = step("evaluate", infnet_evaluate(**scorer, data=data, checkpoint=checkpoint))
         evaluation = judged.outputs["uri"]
@@ -134,7 +140,11 @@ def side_by_side(
 
         with dsl.If(llm_features == True, name="llm-features"):  # noqa: E712 - a KFP condition
             vectors = layers_embed(
-                **layers, model=full, student=healed, item_column=item_column, scorer_sets=sets
+                **layers,
+                model=full,
+                student=healed,
+                item_column=item_column,
+                scorer_sets=scorer["sets"],
             )
             step("embed", vectors)
             richer = {**scorer, "sets": vectors.outputs["scorer_sets"]}

@@ -186,3 +186,22 @@ def test_a_step_that_starts_ray_hands_on_what_its_task_was_given(name):
     assert given - both == {
         "RESOURCES", "KUBERNETES_NODE_SELECTOR", "KUBERNETES_TOLERATIONS", "KUBERNETES_AFFINITY",
     }  # fmt: skip
+
+
+def test_a_search_that_is_not_wanted_hands_on_the_settings(tmp_path):
+    outputs = {
+        name: kind(name=name)
+        for name, kind in (("search", Artifact), ("metrics", Metrics), ("report", HTML))
+    }
+    found = component("infnet_tune").python_func(
+        task_config=TaskConfig(),
+        config=str(SMOKE),
+        root=str(tmp_path),
+        run="r1",
+        data="/nowhere/data",
+        wanted=False,
+        sets=["train.epochs=2"],
+        **outputs,
+    )
+    assert found == ("", ["train.epochs=2"])
+    assert list(tmp_path.iterdir()) == []

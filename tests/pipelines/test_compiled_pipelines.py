@@ -101,6 +101,7 @@ OWN = {
         "model": TEXT,
         "live": TEXT,
         "llm_live": TEXT,
+        "search": ("BOOLEAN", False, True),
         "llm_features": ("BOOLEAN", False, False),
         "item_column": ("STRING", False, "video_id"),
         "llm_sets": ("LIST", False, []),

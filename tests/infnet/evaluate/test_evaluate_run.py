@@ -64,6 +64,26 @@ def test_the_report_shows_tables_and_plots_of_every_task(evaluated):
         assert text in page
 
 
+def test_what_a_model_had_before_stands_beside_it(place, evaluated, tmp_path):
+    result = evaluate(inputs(place, f"inputs.evaluation={evaluated[1]}"), str(tmp_path / "out"))
+    assert result.baselines["without"] == evaluated[0].metrics
+    paired = [d["difference"] for d in result.details["differences"] if d["model"] == "without"]
+    assert len(paired) > 5
+    assert all(found["value"] == 0 and found["users"] == [0, 0] for found in paired)
+
+
+def test_an_evaluation_of_other_rows_or_tasks_is_refused(place, older, tmp_path):
+    other = tmp_path / "valid"
+    evaluate(inputs(place), str(other), split="valid")
+    for before, message in (
+        (other, "must be of the rows that are evaluated now"),
+        (older.evaluation, r"lacks the columns \['p.like'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate(inputs(place, f"inputs.evaluation={before}"), str(tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
+
+
 def test_a_file_of_the_test_rows_is_scored_as_the_prepared_split(place, evaluated, tmp_path):
     rows = raw_test_rows(place).drop_columns(["__row_id", "__bad"])
     pq.write_table(rows, tmp_path / "rows.parquet")
