@@ -85,7 +85,7 @@ class Request:
         asked = {
             "config": self.resolved | {"compute": None},
             "flags": dict(self.flags),
-            "place": self.place,
+            "place": [self.stored, self.place],
         }
         digits = digest_of(asked).removeprefix("sha256:")[:ID_DIGITS]
         return f"{self.prog}-{self.verb.name}-{digits}"

@@ -1,0 +1,322 @@
+"""Verbs as jobs of a real head with token authentication: `ray job submit`, and our own client."""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cutting_proxy import CuttingProxy
+
+from rayrun.config import ConfigError, load, parse_yaml
+from rayrun.metrics import Result
+from rayrun.ray import submit
+from rayrun.ray.compute import AttachedCompute
+from rayrun.ray.job_client import Jobs
+from rayrun.ray.job_log import follow
+
+ROOT = Path(__file__).parents[3]
+BIN = Path(sys.executable).parent
+SMOKE = "configs/infnet/smoke.yaml"
+FEW = ["--set", "data.source.rows=300", "--set", "data.source.users=40"]
+
+# ---------------------------------------------------------------------------------------------
+# What is asked for
+
+
+def asked(tmp_path: Path, **changes) -> submit.Request:
+    from infnet.cli import VERBS
+    from infnet.config import InfnetConfig
+
+    given = {"verb": "prepare", "out": "", "kept": "", "flags": {}, "sets": []} | changes
+    at = [
+        "compute={type: attached, address: 'http://head:8265', cpus_per_worker: 2}",
+        *given["sets"],
+    ]
+    config = load(InfnetConfig, ROOT / SMOKE, at)
+    verb = next(v for v in VERBS if v.name == given["verb"])
+    out = given["out"] or str(tmp_path / "out")
+    return submit.request("infnet", verb, config, given["flags"], out=out, kept=given["kept"])
+
+
+def test_the_job_reads_the_same_configuration_with_the_cluster_it_runs_in(tmp_path):
+    told = parse_yaml(submit.plan(asked(tmp_path)), where="the plan")
+    here = asked(tmp_path).config.to_dict()
+    assert told.pop("compute") == AttachedCompute(address="auto", cpus_per_worker=2).to_dict()
+    assert here.pop("compute")["address"] == "http://head:8265"
+    assert told == here
+
+
+def test_the_id_of_a_job_follows_from_what_is_asked_for_and_not_from_where(tmp_path, monkeypatch):
+    name = asked(tmp_path).name
+    assert re.fullmatch(r"infnet-prepare-[0-9a-f]{12}", name)
+    assert (
+        asked(tmp_path, sets=["compute.cpus_per_worker=1", "compute.address=http://b:1"]).name
+        == name
+    )
+    others = [
+        asked(tmp_path, out=str(tmp_path / "other")),
+        asked(tmp_path, sets=["inputs.data=elsewhere"]),
+        asked(tmp_path, sets=["train.epochs=3"]),
+        asked(tmp_path, verb="train"),
+        asked(tmp_path, kept=str(tmp_path / "out")),
+    ]
+    assert len({name, *(other.name for other in others)}) == 6
+    monkeypatch.chdir(tmp_path)
+    assert asked(tmp_path, out="out").name == name, "a relative place means what it means here"
+    assert asked(tmp_path).folder == f"{tmp_path}/.{name}"
+    assert asked(tmp_path, kept="s3://bucket/store").folder.startswith("s3://bucket/store/.infnet")
+
+
+def test_places_among_the_flags_are_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = {"split": "test", "data": "rows.csv"}
+    assert asked(tmp_path, verb="evaluate", flags=flags).flags == {
+        "split": "test",
+        "data": str(tmp_path / "rows.csv"),
+    }
+
+
+def test_attempts_are_numbered():
+    assert [submit._attempt(f"infnet-train-0123456789ab{n}") for n in ("", "-2", "-10")] == [
+        1,
+        2,
+        10,
+    ]
+    assert submit._attempt("infnet-train-012345678901") == 1, "a digest of decimal digits only"
+
+
+def test_the_working_directory_is_the_checkout_or_what_is_given(tmp_path):
+    assert submit._working_dir("auto") == str(ROOT)
+    assert submit._working_dir("") == ""
+    assert submit._working_dir("s3://bucket/sources.zip") == "s3://bucket/sources.zip"
+    assert submit._working_dir(str(tmp_path)) == str(tmp_path)
+    with pytest.raises(ConfigError, match=r"compute\.working_dir must be a folder.*no folder /no"):
+        submit._working_dir("/nowhere")
+
+
+# ---------------------------------------------------------------------------------------------
+# A real head
+
+
+@dataclass(frozen=True)
+class Head:
+    port: int
+    folder: Path
+    environment: dict[str, str]
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def processes(self, *words: str) -> list[str]:
+        """Command lines of processes of this cluster that hold all the words."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                ours = f"RAY_TMPDIR={self.folder}".encode() in (place / "environ").read_bytes()
+                line = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if ours and line and all(word in line for word in words):
+                found.append(f"{place.name} {line}")
+        return found
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    from conftest import free_port  # of tests/
+
+    folder = Path(tempfile.mkdtemp(prefix="jb"))  # short: sockets lie below it
+    token = secrets.token_hex(16)
+    environment = {
+        **{n: v for n, v in os.environ.items() if not n.startswith(("RAY_", "PYTEST_"))},
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "RAY_TMPDIR": str(folder),
+        "TMPDIR": str(folder),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "OMP_NUM_THREADS": "1",
+    }
+    started = Head(free_port(), folder, environment)
+    command = [BIN / "ray", "start", "--head", "--block", "--disable-usage-stats"]
+    command += [
+        "--num-cpus=2",
+        "--object-store-memory=200000000",
+        f"--ray-client-server-port={free_port()}",
+    ]
+    command += ["--min-worker-port=0", "--max-worker-port=0", f"--port={free_port()}"]
+    command += [f"--dashboard-port={started.port}", f"--dashboard-agent-listen-port={free_port()}"]
+    log = (folder / "head.log").open("wb")
+    process = subprocess.Popen(
+        command, env=environment, stdout=log, stderr=log, start_new_session=True
+    )
+    patched = pytest.MonkeyPatch()
+    patched.setenv("RAY_AUTH_TOKEN", token)
+    try:
+        until = time.monotonic() + 90
+        while True:
+            try:
+                Jobs(started.address)
+                break
+            except ConfigError:
+                time.sleep(0.5)
+            assert process.poll() is None, (folder / "head.log").read_text()
+            assert time.monotonic() < until, "the head does not answer"
+        yield started
+    finally:
+        patched.undo()
+        process.terminate()
+        for line in started.processes():
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Client:
+    """Our command line in a process of its own; its output as it comes."""
+
+    def __init__(self, head: Head, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "infnet.cli", *arguments],
+            env=head.environment | {"PYTHONUNBUFFERED": "1"},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.said = ""
+
+    def until(self, words: str) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said += line
+            if words in line:
+                return
+        raise AssertionError(f"{words!r} was not said:\n{self.said}")
+
+    def end(self) -> int:
+        assert self.process.stdout is not None
+        self.said += self.process.stdout.read()
+        return self.process.wait(timeout=60)
+
+
+PRINTS = """
+import sys, time
+for n in range(240):
+    print(f"line {n // 2} of naïve text", flush=True)
+    time.sleep(0.01)
+print("the end", end="", flush=True)
+"""
+
+
+@pytest.mark.ray
+def test_a_log_through_a_proxy_that_cuts_connections_is_the_jobs_own(head, tmp_path):
+    (tmp_path / "prints.py").write_text(PRINTS)
+    proxy = CuttingProxy(head.port, after_bytes=(1000, 3000, 2000, 20_000), after_s=1.5)
+    jobs = Jobs(head.address)
+    jobs.submit("prints", f"python {tmp_path / 'prints.py'}", {}, {})
+    jobs.address = f"http://127.0.0.1:{proxy.port}"
+    shown: list[str] = []
+    info = follow(jobs, "prints", shown.append)
+    proxy.close()
+    assert info["status"] == "SUCCEEDED"
+    (own,) = head.folder.rglob("job-driver-prints.log")
+    assert shown == own.read_text(encoding="utf-8").split("\n")
+    assert shown[-1] == "the end"
+    assert proxy.cuts >= 3
+
+
+@pytest.mark.ray
+def test_a_wrong_token_and_a_verb_that_must_run_here_are_refused(head, monkeypatch, capfd):
+    from infnet.cli import main
+
+    at = f"compute={{type: attached, address: '{head.address}'}}"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 32)
+    assert main(["prepare", str(ROOT / SMOKE), "--set", at]) == 2
+    error = capfd.readouterr().err
+    assert "the cluster wants its token (403), a token was sent, and is not the cluster's" in error
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")
+    assert main(["prepare", str(ROOT / SMOKE), "--set", at]) == 2
+    assert "the cluster wants its token (401), none is set; set RAY_AUTH_TOKEN" in (
+        capfd.readouterr().err
+    )
+
+
+@pytest.mark.ray
+def test_a_verb_is_submitted_found_again_stopped_and_finished(head, tmp_path):
+    out, record = tmp_path / "out", tmp_path / "record.json"
+    at = f"compute={{type: attached, address: '{head.address}'}}"
+    call = ["prepare", SMOKE, *FEW, "--set", at, f"--out={out}", f"--record={record}"]
+
+    first = Client(head, *call)
+    first.until("Running entrypoint for job")
+    first.process.kill()
+    first.end()
+    second = Client(head, *call)
+    second.until("following the job infnet-prepare-")
+    second.until("reading the log")  # Ray Data is at work
+    second.process.send_signal(signal.SIGINT)
+    assert second.end() == 130, second.said
+    assert "stopping the job" in second.said
+    assert "to go on, run again: infnet prepare" in second.said
+    assert head.processes("infnet.cli") == []
+    assert not list(tmp_path.glob(".infnet*")), "nothing is left beside the output"
+    ((stopped, info),) = Jobs(head.address).named("infnet-prepare").items()
+    assert info["status"] == "STOPPED"
+
+    third = Client(head, *call)
+    assert third.end() == 0, third.said
+    assert f"job {stopped}-2 on {head.address}" in third.said
+    assert third.said.count("prepare: done in") == 1
+    result = Result.read(str(out))
+    assert result.rows == 300
+    assert info["metadata"]["config_digest"] == result.config_digest
+    told = json.loads(record.read_bytes())
+    assert (told["exit_code"], told["uri"]) == (0, str(out))
+    assert told["digest"].startswith("sha256:")
+
+    fourth = Client(head, *call)
+    assert fourth.end() == 0, fourth.said
+    assert f"job {stopped}-2 has succeeded: {out}" in fourth.said
+    assert len(Jobs(head.address).named("infnet-prepare")) == 2
+
+
+@pytest.mark.ray
+def test_bad_input_in_a_job_is_bad_input_here_and_said_once(head, tmp_path):
+    at = f"compute={{type: attached, address: '{head.address}'}}"
+    nowhere = f"inputs.checkpoint={tmp_path / 'nowhere'}"
+    call = ["export", SMOKE, "--set", at, "--set", nowhere, f"--out={tmp_path / 'out'}"]
+    client = Client(head, *call)
+    assert client.end() == 2, client.said
+    assert client.said.count("error: ") == 1
+    assert "nowhere" in client.said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ray
+def test_ray_job_submit_runs_a_verb_with_its_configuration_as_it_is(head, tmp_path):
+    command = [BIN / "ray", "job", "submit", "--address", head.address, "--working-dir", "."]
+    command += ["--", "infnet", "prepare", SMOKE, *FEW, "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        command,
+        env=head.environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert Result.read(str(tmp_path / "out")).rows == 300
+    assert "warning: this is a Ray job: it uses the cluster that runs it" in done.stdout
+    assert "prepare: done in" in done.stdout
