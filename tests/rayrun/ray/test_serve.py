@@ -21,6 +21,8 @@ from rayrun.ray.compute import AttachedCompute, LocalCompute
 from rayrun.ray.http import as_json, path_of, respond
 from rayrun.ray.private_haproxy import keep_private
 from rayrun.ray.serve_options import ServeOptions
+from rayrun.ray.take_down import take_down
+from tests.rayrun.ray.test_take_down import records
 
 OPTIONS = ServeOptions(port=0, start_timeout_s=60, cpus_per_replica=0.5)
 SMALL = LocalCompute(num_cpus=2, object_store_bytes=200_000_000)
@@ -283,6 +285,19 @@ def test_two_instances_on_one_machine_share_no_port_and_no_folder():
 def test_a_configuration_of_haproxy_that_is_not_known_is_not_started():
     with pytest.raises(ValueError, match="must have two listeners to move, found 0"):
         keep_private("frontend http\n    bind *:80\n", "/private")
+
+
+@pytest.mark.ray
+def test_what_a_failed_run_alone_put_up_is_taken_down(url, tmp_path):
+    beside = OPTIONS.model_copy(update={"route_prefix": "/alone"})
+    serve.deploy(named("a", options=beside), name="alone", options=beside)
+    steps = records(tmp_path, alone=False, live=True)
+    assert take_down(tmp_path, [*steps, "none"], "here:1") == [
+        "The run failed, so `alone`, which it had put up, was taken down again."
+    ]
+    assert "alone" not in serve.names()
+    assert "live" in serve.names()
+    assert take_down(tmp_path, steps, "") == []
 
 
 def test_a_reason_is_the_last_configuration_error_or_the_last_line():
