@@ -2,7 +2,7 @@
 
 from layer_select.config import LayerSelectConfig
 from layer_select.opened import open_checkpoint
-from layer_select.sources import open_model
+from layer_select.sources import Checkpoint, open_model
 from layer_select.task.head import ITEM_HEAD
 from layer_select.task.rating import RATING_HEAD
 from rayrun.config import digest_of
@@ -19,9 +19,15 @@ def histories(config: LayerSelectConfig) -> dict[str, str]:
     return {"data": open_sequences(config.data).digest}
 
 
+def heads_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """Digests of the heads that lie beside a model and are no part of it."""
+    found = {name: checkpoint.file(name) for name in (ITEM_HEAD, RATING_HEAD)}
+    return {name: digest_of(head.hex()) for name, head in found.items() if head is not None}
+
+
 def to_score(config: LayerSelectConfig) -> dict[str, str]:
-    """The histories, and the model by its content; where none is named, what makes it. For ratings
-    the head too, which is no part of the model.
+    """The histories, and the model by its content with its heads; where none is named, what makes
+    it.
 
     Raises:
         ConfigError: one of them is not there or cannot be read.
@@ -29,9 +35,7 @@ def to_score(config: LayerSelectConfig) -> dict[str, str]:
     if config.model is None and not config.inputs.model:
         return {**histories(config), "pretrain": config.digest(["pretrain"])}
     checkpoint = open_checkpoint(config)
-    head = checkpoint.file(RATING_HEAD) if config.task.type == "rating" else None
-    of_head = {} if head is None else {"rating_head": digest_of(head.hex())}
-    return {**histories(config), "model": checkpoint.digest, **of_head}
+    return {**histories(config), "model": checkpoint.digest, **heads_of(checkpoint)}
 
 
 def to_export(config: LayerSelectConfig) -> dict[str, str]:
@@ -47,9 +51,7 @@ def to_export(config: LayerSelectConfig) -> dict[str, str]:
         checkpoint = open_checkpoint(config)
     else:
         checkpoint = open_model(None, config.inputs.student)
-    head = checkpoint.file(ITEM_HEAD)
-    of_head = {} if head is None else {"item_head": digest_of(head.hex())}
-    return {**histories(config), "model": checkpoint.digest, **of_head}
+    return {**histories(config), "model": checkpoint.digest, **heads_of(checkpoint)}
 
 
 def to_embed(config: LayerSelectConfig) -> dict[str, str]:

@@ -47,6 +47,8 @@ STAGES = (
 def run(config: LayerSelectConfig, out: str) -> Result:
     """Score, select, compact, heal, evaluate and export, one after the other in one Ray session.
 
+    A bundle ranks a catalogue: a task that does not ends with its evaluation.
+
     Args:
         config: the whole run. Without a model, the one that `pretrain:` describes is made first,
             or found in the cache beside `out`.
@@ -69,7 +71,7 @@ def run(config: LayerSelectConfig, out: str) -> Result:
         seconds: dict[str, float] = {}
         with session(config.compute):
             config = with_model(config, out)
-            for stage in STAGES:
+            for stage in stages_of(config):
                 begun = time.monotonic()
                 place = storage.join(out, stage.folder)
                 results[stage.verb] = resolve(stage.run)(config, place)
@@ -81,8 +83,13 @@ def run(config: LayerSelectConfig, out: str) -> Result:
 
 def plan(config: LayerSelectConfig, out: str) -> str:
     """What `--dry-run` prints: the stages and where each would write."""
-    places = [f"{stage.verb}: {storage.join(out, stage.folder)}" for stage in STAGES]
+    places = [f"{stage.verb}: {storage.join(out, stage.folder)}" for stage in stages_of(config)]
     return "\n".join([f"# {config.digest()}", config.to_yaml(), *places])
+
+
+def stages_of(config: LayerSelectConfig) -> tuple[Stage, ...]:
+    """Those that the task has."""
+    return STAGES if config.task.type == "head" else STAGES[:-1]
 
 
 def _with_input(config: LayerSelectConfig, name: str, place: str) -> LayerSelectConfig:
@@ -121,7 +128,8 @@ def _finish(
         format_version=FORMAT_VERSION,
         config=config,
         inputs={
-            stage.verb: manifest.content_of(storage.join(out, stage.folder)) for stage in STAGES
+            stage.verb: manifest.content_of(storage.join(out, stage.folder))
+            for stage in stages_of(config)
         },
         exclude=[INCOMPLETE, *(f"{stage.folder}/*" for stage in STAGES)],
     )
@@ -139,7 +147,7 @@ def _report(
     page.heading("Stages")
     rows: list[list[Value]] = [
         [Link(s.verb, f"{s.folder}/report.html"), round(seconds[s.verb], 1), s.folder]
-        for s in STAGES
+        for s in stages_of(config)
     ]
     page.table(["stage", "seconds", "output"], rows, caption="Each links to its own report")
     judged = results["evaluate"]

@@ -227,6 +227,11 @@ def _summary(result: Result) -> str:
             elif ahead["high"] is not None and ahead["high"] < 0:
                 verdict = "is beaten by SASRec"
             text += f"; it {verdict} (difference {_line(ahead)})"
+    elif "rmse" in told["models"][subject]:
+        text += f": RMSE {_line(told['models'][subject]['rmse'])}"
+        if (ahead := told["differences"].get("full")) is not None:
+            text += f", that of the full model {_line(told['models']['full']['rmse'])}, difference "
+            text += _line(ahead["rmse"])
     return text + "."
 
 

@@ -27,6 +27,7 @@ from layer_select.evaluate.contestants import (
 )
 from layer_select.evaluate.finish import Found, finish
 from layer_select.evaluate.worker import HOME, TRANSFER, file_of, on_worker, transfer_task
+from layer_select.keys import heads_of
 from layer_select.opened import Opened, open_inputs, with_model
 from layer_select.places import data_root
 from layer_select.task.run import RecommendationTask
@@ -181,7 +182,7 @@ def key_of(
         [
             FORMAT_VERSION,
             opened.digests,
-            None if student is None else student.checkpoint.digest,
+            None if student is None else [student.checkpoint.digest, heads_of(student.checkpoint)],
             {name: task.digest for name, task in domains.items()},
             config.digest(["evaluate", "heal", "score.dtype"]),
             [] if student is None else [s[:2] for s in layer_sets(config, opened, student)],

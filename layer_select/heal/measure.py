@@ -30,8 +30,8 @@ class Reached:
     """In the order of the samples."""
 
     def means(self) -> dict[str, float]:
-        """Of each metric."""
-        return dict(zip(self.names, self.values.mean(0).tolist(), strict=True))
+        """Of each metric; of ratings RMSE and MAE."""
+        return {n: float(v[0]) for n, v in _metrics(self.names, self.values.mean(0)[None]).items()}
 
 
 @torch.no_grad()
@@ -70,10 +70,19 @@ def retained(
     with replacement, the same for both. A metric that is 0 for the teacher is left out.
     """
     bootstrap = Bootstrap(users, replicates, seed)
-    own, other = bootstrap.means(student.values), bootstrap.means(teacher.values)
-    found: Json = {}
-    for place, name in enumerate(student.names):
-        ratio = float(student.values[:, place].mean() / teacher.values[:, place].mean())
+    own, other = (_metrics(of.names, bootstrap.means(of.values)) for of in (student, teacher))
+    means, whole, found = student.means(), teacher.means(), Json()
+    for name in own:
+        ratio = means[name] / whole[name] if whole[name] else math.nan
         if math.isfinite(ratio):
-            found[name] = around(ratio, own[:, place] / other[:, place])
+            found[name] = around(ratio, own[name] / other[name])
+    return found
+
+
+def _metrics(names: tuple[str, ...], means: Float64[Tensor, "R K"]) -> dict[str, Tensor]:
+    """By name; of ratings the root of the mean square."""
+    found = dict(zip(names, means.T, strict=True))
+    if "squared_error" in found:
+        found["rmse"] = found.pop("squared_error").sqrt()
+        found["mae"] = found.pop("absolute_error")
     return found

@@ -22,6 +22,7 @@ from layer_select.heal.stages import staged
 from layer_select.heal.start import AnyStart, Cut, Folder, Random
 from layer_select.heal.students import Begun, begin
 from layer_select.heal.work import HEALED, on_worker, schedule_of, taught, text_maker
+from layer_select.keys import heads_of
 from layer_select.opened import Opened, open_inputs, with_model
 from layer_select.places import data_root
 from layer_select.plan import Plan
@@ -201,7 +202,8 @@ def plan(config: LayerSelectConfig, out: str) -> str:
 
 def key_of(config: LayerSelectConfig, opened: Opened, begun: Begun, start: AnyStart) -> str:
     """Digest of all that decides the healed student."""
-    own = [start.to_dict()] if begun.random else [begun.checkpoint.digest]
+    checkpoint = begun.checkpoint
+    own = [start.to_dict()] if begun.random else [checkpoint.digest, heads_of(checkpoint)]
     decide = config.digest(["heal"])
     return digest_of([FORMAT_VERSION, opened.digests, decide, list(begun.kept), own])
 
@@ -209,12 +211,6 @@ def key_of(config: LayerSelectConfig, opened: Opened, begun: Begun, start: AnySt
 def _checked(config: LayerSelectConfig, opened: Opened, start: AnyStart) -> Begun:
     """The student to be; what is wrong with the run is told before Ray starts."""
     section, kind = config.heal, config.task.type
-    if kind == "rating":
-        raise ConfigError(
-            "heal learns next items, answers or titles, found task.type rating; heal with "
-            "task.type head and fit the rating head of the healed model with `layer-select "
-            "fit-head`"
-        )
     if (kind == "yes_no") != (section.yes_no_share > 0):
         raise ConfigError(
             "heal.yes_no_share must be above 0 for task.type yes_no, whose answers are learnt, and "

@@ -154,7 +154,7 @@ def rating_head(checkpoint: Checkpoint, opened: Opened) -> RatingHead | None:
 
 
 class Healed(View):
-    """A trained student as a checkpoint: its own weights and heads, the rest of what it began as."""
+    """A trained student as a checkpoint: its own weights and heads, else what it began as."""
 
     def __init__(self, begun: Begun, student: Recommender) -> None:
         """Weights are rounded to the types they had on disk, also in `student`: what is measured

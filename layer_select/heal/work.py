@@ -127,7 +127,10 @@ def text_maker(config: LayerSelectConfig, opened: Opened) -> TextMaker:
     """
     task = opened.task
     events = task.sequences.training()
-    return TextMaker(config.heal, config.task, task.prompts, events, section="heal")
+    ratings = task.sequences.training_ratings() if config.task.type == "rating" else None
+    return TextMaker(
+        config.heal, config.task, task.prompts, events, section="heal", ratings=ratings
+    )
 
 
 def schedule_of(heal: Heal) -> Schedule:
@@ -183,7 +186,9 @@ def _teacher(
 
 def _measured(worker: Worker, recommender: Recommender, opened: Opened) -> dict[Part, Reached]:
     head = written_projection(recommender.projection) if opened.task.task.type == "head" else None
-    task = RecommendationTask(opened.task.task, opened.task.sequences, opened.task.prompts, head)
+    rating = None if recommender.rating is None else recommender.rating.written()
+    of = opened.task
+    task = RecommendationTask(of.task, of.sequences, of.prompts, head, rating)
     return reached(worker, recommender.decoder, task)
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from layer_select.task.config import Task
+from layer_select.task.config import LOWEST, Task
 from layer_select.task.prompts import Prompts
 from rayrun.config import ConfigError
 from rayrun.data.sequences import Ints
@@ -39,7 +39,7 @@ class Text:
     items: list[int]
     """At the last token of a title the next item, else NONE."""
     answers: list[int]
-    """At the last token of a question 0 or 1, else NONE."""
+    """At the last token of a question 0 or 1, of one for a rating 1 to 5 stars, else NONE."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,18 @@ class TextMaker:
         histories: Sequence[Ints],
         *,
         section: str = "pretrain",
+        ratings: Sequence[Ints] | None = None,
     ) -> None:
         """`prompts` must know yes/no questions where the texts ask any; `histories` are training
-        events only; `section` holds `config`.
+        events only; `section` holds `config`. With `ratings`, the stars of `histories`, texts show
+        them as prompts do, and end with the question for the rating of an event.
 
         Raises:
             ConfigError: a text may be longer than a row, or prompts do not end with a title.
         """
         self._config, self._task, self._prompts = config, task, prompts
-        self._histories = histories
-        self._opening = prompts.of(np.array([], np.int64))
+        self._histories, self._ratings = histories, ratings
+        self._opening = prompts.of(np.array([], np.int64), ratings=np.array([], np.int64))
         longest = task.max_tokens + max(map(len, prompts.questions), default=-1) + 1
         if longest > config.row_tokens:
             raise ConfigError(
@@ -119,14 +121,18 @@ class TextMaker:
         texts = [
             text
             for number in rng.permutation(len(self._histories))
-            for text in self._of_user(self._histories[number].tolist(), rng)
+            for text in self._of_user(int(number), rng)
         ]
         return packed(texts, self._config.row_tokens, rng)
 
-    def _of_user(self, items: list[int], rng: np.random.Generator) -> list[Text]:
+    def _of_user(self, number: int, rng: np.random.Generator) -> list[Text]:
+        items: list[int] = self._histories[number].tolist()
+        stars = [LOWEST] * len(items) if self._ratings is None else self._ratings[number].tolist()
         if self._config.event_dropout:
             kept = rng.random(len(items)) >= self._config.event_dropout
             items = [item for item, keep in zip(items, kept, strict=True) if keep]
+            stars = [of for of, keep in zip(stars, kept, strict=True) if keep]
+        pieces = [self._piece(item, of) for item, of in zip(items, stars, strict=True)]
         texts: list[Text] = []
         room = self._task.max_tokens - len(self._opening)
         first = int(rng.integers(room // 2, room + 1))  # another cut in every epoch
@@ -134,23 +140,48 @@ class TextMaker:
         while start < len(items):
             end, used = start, 0
             while end < len(items) and end - start < self._task.max_history:
-                cost = len(self._prompts.items[items[end]])
+                cost = len(pieces[end])
                 if used + cost > first and end > start:
                     break
                 used, end = used + cost, end + 1
-            texts.append(self._text(items[start:end], items[end : end + 1], set(items), rng))
+            if self._ratings is not None:
+                # The last event of all is asked about, not shown: there is none after it.
+                asked = end if end < len(items) else end - 1
+                last = asked if asked > start else end
+                text = self._shown(pieces[start:last], items[start : last + 1])
+                texts.append(
+                    self._rated(text, items[asked], stars[asked]) if last == asked else text
+                )
+            else:
+                text = self._shown(pieces[start:end], items[start : end + 1])
+                texts.append(self._asked(text, items[end : end + 1], set(items), rng))
             start, first = end, room
         return texts
 
-    def _text(
-        self, shown: list[int], following: list[int], own: set[int], rng: np.random.Generator
-    ) -> Text:
+    def _piece(self, item: int, stars: int) -> list[int]:
+        if self._ratings is not None and self._prompts.rated:
+            return self._prompts.rated[stars - LOWEST][item]
+        return self._prompts.items[item]
+
+    def _shown(self, pieces: list[list[int]], items: list[int]) -> Text:
+        """A history; `items` has one more than `pieces` where one follows."""
         ids, targets = list(self._opening), [NONE] * len(self._opening)
-        for item, target in zip(shown, [*shown[1:], *(following or [NONE])], strict=True):
-            piece = self._prompts.items[item]
+        for piece, target in zip(pieces, [*items[1:], NONE], strict=False):
             ids += piece
             targets += [NONE] * (len(piece) - 1) + [target]
-        answers = [NONE] * len(ids)
+        return Text(ids, targets, [NONE] * len(ids))
+
+    def _rated(self, text: Text, item: int, stars: int) -> Text:
+        question = self._prompts.questions[item]
+        none = [NONE] * (len(question) - 1)
+        return Text(
+            [*text.ids, *question], [*text.items, NONE, *none], [*text.answers, *none, stars]
+        )
+
+    def _asked(
+        self, text: Text, following: list[int], own: set[int], rng: np.random.Generator
+    ) -> Text:
+        ids, targets, answers = text.ids, text.items, text.answers
         if following and rng.random() < self._config.yes_no_share:
             answer = int(rng.integers(2))
             asked = following[0] if answer else int(rng.integers(len(self._prompts.items)))

@@ -72,6 +72,11 @@ class Sequences:
             return list(self.histories)
         return [items[:-2] for items in self.histories]
 
+    def training_ratings(self) -> list[Ints]:
+        """Stars of the events of `training`; there must be `ratings`."""
+        assert self.ratings is not None
+        return [stars[:-2] for stars in self.ratings]
+
 
 def open_sequences(data: SequenceData) -> Sequences:
     """Read the catalogue and the histories of the users that `data` takes.

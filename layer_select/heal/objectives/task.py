@@ -16,7 +16,8 @@ from layer_select.pretrain.texts import NONE, Rows
 class TaskLoss(Base):
     """Cross-entropy of the next item over the catalogue, at the end of every title:
     −log softmax(h · (V P)ᵀ), P learnt along. `task.type: likelihood` has the tokens of titles in
-    its place, `yes_no` the answers.
+    its place, `yes_no` the answers, `rating` the loss of its head (`layer_select.task.rating`),
+    which is learnt along.
     """
 
     type: Literal["task"] = "task"
@@ -34,6 +35,10 @@ class TaskLoss(Base):
         elif lesson.task == "yes_no":
             head: Any = seen.recommender.decoder
             scores = head.logits(seen.normed[there])[:, seen.recommender.answers].float()
+        elif lesson.task == "rating":
+            rating = seen.recommender.rating
+            assert rating is not None
+            return rating.losses(seen.normed[there], targets[there].float()).sum()
         else:
             scores = seen.scores
         return cross_entropy(scores, targets[there], reduction="sum")
@@ -42,4 +47,4 @@ class TaskLoss(Base):
 def _targets(rows: Rows, task: str) -> Tensor:
     if task == "likelihood":
         return rows.tokens()
-    return rows.answers if task == "yes_no" else rows.items
+    return rows.answers if task in ("yes_no", "rating") else rows.items
