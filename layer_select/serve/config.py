@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from rayrun.config import Config
 from rayrun.ray.serve_options import ServeOptions
@@ -33,6 +33,15 @@ class Faiss(Config):
 Index = Annotated[Exact | Faiss, Field(discriminator="type")]
 
 
+class LazyKv(Config):
+    """Which layers are lazy, and what they keep (`layer_select.serve.lazy_kv`)."""
+
+    first: NonNegativeInt = 4
+    recent: PositiveInt = 1024
+    threshold: PositiveFloat | None = None
+    """Share of the attention above which a layer is lazy; None: the family's; above 1: no layer."""
+
+
 class Transformers(Config):
     """The model's own implementation in `transformers`; answers on a processor or a GPU."""
 
@@ -43,6 +52,10 @@ class Transformers(Config):
     """`eager` for families that have no other (gpt-oss)."""
     prefix_cache_bytes: NonNegativeInt = 256 << 20
     """Keys and values of recent prompts that a longer prompt may continue; 0: none are kept."""
+    lazy_kv: LazyKv | None = None
+    """Of held prompts longer than first + recent tokens, lazy layers keep those alone, so that more
+    of them are held. Who continues such a prompt is answered approximately; off unless it is set.
+    """
 
 
 class Vllm(Config):

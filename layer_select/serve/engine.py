@@ -2,7 +2,8 @@
 
 Prompts that wait together run together: new ones of about the same length, padded on the left, and
 those that continue a prefix with equally many tokens. A row's h does not depend on the others (to
-1e-5: a matrix product rounds differently in another shape), nor on whether its prefix was held.
+1e-5: a matrix product rounds differently in another shape), nor on whether its prefix was held,
+unless lazy layers drop some of a long one (`serve.engine.lazy_kv`, off by default).
 
 Shapes: B rows, P tokens of the longest prefix, S new tokens, D width, H key/value heads, E head
 width.
@@ -11,6 +12,7 @@ width.
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from layer_select.decoder import Decoder
-from layer_select.serve.prefix_cache import Prefix, PrefixCache, Prompt
+from layer_select.serve.config import LazyKv
+from layer_select.serve.lazy_prefix import LazyPrefixes
+from layer_select.serve.prefix_cache import Pair, Prefix, PrefixCache, Prompt
 
 SHORTEST_SHARE = 0.75
 """Of the longest row in a pass: at most a quarter of its tokens is padding."""
@@ -61,9 +65,21 @@ class _Row:
 class TransformersEngine(Engine):
     """A decoder on a processor or a GPU. One thread at a time."""
 
-    def __init__(self, decoder: Decoder, *, batch_tokens: int, prefix_cache_bytes: int) -> None:
-        """`batch_tokens`: of one pass, padding and prefixes included; a row alone may have more."""
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        batch_tokens: int,
+        prefix_cache_bytes: int,
+        lazy_kv: LazyKv | None = None,
+    ) -> None:
+        """`batch_tokens`: of one pass, padding and prefixes included; a row alone may have more.
+
+        Raises:
+            ConfigError: `lazy_kv` of a model that has sliding windows, or no threshold.
+        """
         self._decoder = decoder
+        self._lazy = None if lazy_kv is None else LazyPrefixes(decoder, lazy_kv)
         self._batch_tokens = batch_tokens
         self.prefixes = PrefixCache(prefix_cache_bytes) if prefix_cache_bytes else None
 
@@ -138,43 +154,52 @@ class TransformersEngine(Engine):
         # Every layer keeps all keys, also one with a sliding window, whose mask does the rest.
         cache = DynamicCache() if prefixes is not None else None
         if cache is not None and past:
-            for layer, (keys, values) in enumerate(_padded(rows, past)):
+            for layer, (keys, values) in enumerate(self._padded(rows, past)):
                 cache.update(keys, values, layer)
-        found: Any = self._decoder.body(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=positions.to(device),
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        with ExitStack() as stack:
+            if self._lazy is not None and past:
+                pasts = [row.past for row in rows]
+                stack.enter_context(self._lazy.hidden([r.prefix for r in rows], pasts, past, new))
+            found: Any = self._decoder.body(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                position_ids=positions.to(device),
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         if cache is not None and prefixes is not None:
-            _keep(rows, cache, prefixes)
+            self._keep(rows, cache, prefixes)
         return list(found.last_hidden_state[:, -1].float().cpu())
 
-
-def _padded(rows: Sequence[_Row], past: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Keys and values of each layer, [B, H, P, E], on the left what is never looked at."""
-    assert rows[0].prefix is not None
-    for layer, pair in enumerate(rows[0].prefix.layers):
-        both: list[Tensor] = []
-        for which, like in enumerate(pair):
-            whole = like.new_zeros(len(rows), like.shape[0], past, like.shape[2])
+    def _padded(self, rows: Sequence[_Row], past: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer, [B, H, P, E], on the left what is never looked at."""
+        assert rows[0].prefix is not None
+        for layer, (like, _) in enumerate(rows[0].prefix.layers):
+            keys = like.new_zeros(len(rows), like.shape[0], past, like.shape[2])
+            values = torch.zeros_like(keys)
             for number, row in enumerate(rows):
                 assert row.prefix is not None
-                whole[number, :, past - row.past :] = row.prefix.layers[layer][which][:, : row.past]
-            both.append(whole)
-        yield both[0], both[1]
+                held = row.prefix.layers[layer]
+                if self._lazy is not None:
+                    held = self._lazy.whole(row.prefix, layer, row.past)
+                for whole, own in zip((keys, values), held, strict=True):
+                    whole[number, :, past - row.past :] = own[:, : row.past]
+            yield keys, values
 
-
-def _keep(rows: Sequence[_Row], cache: DynamicCache, prefixes: PrefixCache) -> None:
-    for number, row in enumerate(rows):
-        if not row.prompt.ends or (row.prefix and row.prefix.length >= row.prompt.ends[-1]):
-            continue
-        layers: list[tuple[Tensor, Tensor]] = []
-        held: Any = cache.layers
-        for layer in held:
-            keys, values = layer.keys, layer.values
-            start = keys.shape[2] - row.total
-            own = slice(start, start + row.prompt.ends[-1])
-            layers.append((keys[number, :, own].clone(), values[number, :, own].clone()))
-        prefixes.put(Prefix(row.prompt.keys()[-1], layers), continues=row.prefix)
+    def _keep(self, rows: Sequence[_Row], cache: DynamicCache, prefixes: PrefixCache) -> None:
+        for number, row in enumerate(rows):
+            if not row.prompt.ends or (row.prefix and row.prefix.length >= row.prompt.ends[-1]):
+                continue
+            layers: list[Pair] = []
+            held: Any = cache.layers
+            length = row.prompt.ends[-1]
+            for layer in held:
+                keys, values = layer.keys, layer.values
+                start = keys.shape[2] - row.total
+                own = slice(start, start + length)
+                layers.append((keys[number, :, own].clone(), values[number, :, own].clone()))
+            key = row.prompt.keys()[-1]
+            prefix = Prefix(key, layers, length)
+            if self._lazy is not None:
+                prefix = self._lazy.trimmed(key, row.prompt.ids[:length], layers, row.prefix)
+            prefixes.put(prefix, continues=row.prefix)

@@ -37,6 +37,7 @@ def engine_of(checkpoint: Checkpoint, options: RecommenderServe) -> Engine:
         decoder,
         batch_tokens=options.batch_tokens,
         prefix_cache_bytes=config.prefix_cache_bytes,
+        lazy_kv=config.lazy_kv,
     )
 
 

@@ -8,7 +8,8 @@ its heads look, on average, almost only at the first and the most recent keys:
 It then keeps only those keys and values, 4 + 1024 by default, and so from then on. The paper counts
 the two ranges apart, which counts keys twice where T < first + recent; here each counts once. A
 prompt that fits into both is generated exactly, as is any with a threshold above 1. Recommending
-generates nothing: this is for `generate`, and off unless it is asked for.
+generates nothing; there the same test decides what prefixes that are held keep (`lazy_prefix`).
+Both are off unless they are asked for.
 
 Shapes: B rows, H heads, T keys.
 """
@@ -20,24 +21,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from layer_select.decoder import Decoder
-from rayrun.config import Config, ConfigError
+from layer_select.serve.config import LazyKv
+from rayrun.config import ConfigError
 
 THRESHOLDS = {"llama": 0.9, "mistral": 0.8, "qwen2": 0.85, "qwen3": 0.85, "qwen3_moe": 0.85}
 """By family: the authors' for Llama 3, Mistral and Qwen 2, whose last layer they never trim."""
-
-
-class LazyKv(Config):
-    """Which layers are lazy, and what they keep."""
-
-    first: NonNegativeInt = 4
-    recent: PositiveInt = 1024
-    threshold: PositiveFloat | None = None
-    """Share of the attention above which a layer is lazy; None: the family's; above 1: no layer."""
 
 
 class LazyLayer(DynamicLayer):
@@ -129,12 +121,14 @@ def generate(
             empty.
     """
     kind = lazy or LazyKv(threshold=2.0)
-    threshold = _checked(decoder.config, ids, kind)
+    threshold = threshold_of(decoder.config, kind)
+    if not ids:
+        raise ConfigError("a prompt needs at least one token to be continued, found none")
     layers = [LazyLayer(kind) for _ in decoder.blocks]
     cache = Cache(layers=list(layers))
     token = _step(decoder, torch.tensor([list(ids)]), cache)[0]
     found = [token]
-    spared = {len(layers) - 1} if decoder.config.model_type.startswith("qwen") else set[int]()
+    spared = spared_of(decoder.config)
     while len(found) < new_tokens and found[-1] != end:
         asked = len(found) == 1 and threshold <= 1
         token, attentions = _step(decoder, torch.tensor([[found[-1]]]), cache, attentions=asked)
@@ -157,7 +151,7 @@ def _step(
     told: dict[str, Any] = {}
     if seen:  # one token, which sees every key there is: layers may hold differently many
         told["attention_mask"] = torch.zeros(1, 1, 1, 1, dtype=decoder.model.dtype)
-    with _eager(decoder, attentions):
+    with eager(decoder, attentions):
         found: Any = decoder.body(
             input_ids=ids.to(decoder.device),
             position_ids=torch.arange(seen, seen + ids.shape[1], device=decoder.device)[None],
@@ -171,7 +165,7 @@ def _step(
 
 
 @contextmanager
-def _eager(decoder: Decoder, needed: bool) -> Any:
+def eager(decoder: Decoder, needed: bool) -> Any:
     """Only eager attention tells what it looked at."""
     before: Any = decoder.model.config._attn_implementation
     if needed:
@@ -183,14 +177,29 @@ def _eager(decoder: Decoder, needed: bool) -> Any:
             decoder.model.set_attn_implementation(before)
 
 
-def _checked(config: Any, ids: Sequence[int], lazy: LazyKv) -> float:
-    if not ids:
-        raise ConfigError("a prompt needs at least one token to be continued, found none")
+def spared_of(config: Any) -> set[int]:
+    """Layers that are never trimmed: the last of Qwen."""
+    last = {int(config.num_hidden_layers) - 1}
+    return last if config.model_type.startswith("qwen") else set[int]()
+
+
+def threshold_of(config: Any, lazy: LazyKv) -> float:
+    """The share above which a layer of this model is lazy.
+
+    Raises:
+        ConfigError: a layer has a sliding window, or the family has no threshold of its own.
+    """
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = config.model_type == "mistral" and config.sliding_window
     if kinds != {"full_attention"} or window:
         raise ConfigError(
             f"lazy layers are those of full attention; {config.model_type} has layers with a "
-            "sliding window, which bounds their keys already: generate with transformers"
+            "sliding window, which bounds their keys already: generate with transformers, and "
+            "leave serve.engine.lazy_kv out"
+        )
+    if lazy.threshold is None and config.model_type not in THRESHOLDS:
+        raise ConfigError(
+            f"lazy_kv.threshold must be given for {config.model_type}: the authors have none; .9 "
+            "trims the layers that look almost only at the first and the recent keys"
         )
     return THRESHOLDS[config.model_type] if lazy.threshold is None else lazy.threshold

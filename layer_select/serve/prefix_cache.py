@@ -38,18 +38,21 @@ class Prompt:
         return keys
 
 
+Pair = tuple[Float[Tensor, "H P E"], Float[Tensor, "H P E"]]
+"""Keys and values of a layer."""
+
+
 @dataclass(frozen=True)
 class Prefix:
     """What attention needs of the first P tokens of a prompt."""
 
     key: bytes
-    layers: Sequence[tuple[Float[Tensor, "H P E"], Float[Tensor, "H P E"]]]
-    """Keys and values of each layer."""
-
-    @property
-    def length(self) -> int:
-        """P."""
-        return self.layers[0][0].shape[1]
+    layers: Sequence[Pair]
+    """Of lazy layers fewer tokens, see `lazy_prefix`."""
+    length: int
+    """P."""
+    lazy: frozenset[int] = frozenset()
+    """Layers that do not hold all tokens."""
 
     @property
     def size_bytes(self) -> int:

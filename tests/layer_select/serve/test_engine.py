@@ -88,7 +88,7 @@ def test_a_pass_that_does_not_fit_into_memory_is_halved_and_says_so():
 
 def prefix(name, tokens):
     layers = [(torch.zeros(2, tokens, 4), torch.zeros(2, tokens, 4))]
-    return Prefix(name, layers)
+    return Prefix(name, layers, tokens)
 
 
 def test_a_cache_keeps_to_its_bytes_and_forgets_what_was_unused_longest():
