@@ -21,7 +21,7 @@ from pipelines.processes import below
 from pipelines.side_by_side import STEPS
 
 ROOT = Path(__file__).parents[2]
-WORLD = "rows: 14000, users: 400, items: 120, drift_days: 28.0, random_share: 0.0"
+WORLD = "rows: 20000, users: 400, items: 120, drift_days: 28.0, random_share: 0.0"
 """The videos of both logs are the same."""
 MEMORY = "compute.object_store_bytes=200000000"
 SETS = (
@@ -38,7 +38,7 @@ LLM_SETS = (
     "task={type: head, max_history: 12, max_tokens: 72, calibration: 32, validation: 32, test: 64, "
     "micro_batch: 16}",
     "pretrain={model: {layers: 4, width: 32, heads: 2, key_value_heads: 1, feed_forward: 64, "
-    "vocabulary: 480}, row_tokens: 96, batch_rows: 8, epochs: 3, lr: 5.0e-3, "
+    "vocabulary: 480}, row_tokens: 96, batch_rows: 8, epochs: 6, lr: 5.0e-3, "
     "weights: {next_token: 0.5}}",
     "score={methods: [{type: block_influence}], bootstrap: 50}",
     "select={budget: {type: layers, keep: 2}, random_baselines: 2, bootstrap: 50}",
