@@ -230,8 +230,8 @@ def _cache(spec: dict[str, Any], key: str) -> None:
     """Turn the backend's cache on, one key per task.
 
     KFP's own `cache_key` sets one and the same key for the tasks of the outermost DAG only, which
-    here are the exit handler and the group of all others; and a task with a key is looked up by it
-    alone, without its arguments.
+    here are the exit handler and the group of all others. And a key stands for the arguments of a
+    task, so it holds those of the run.
     """
     from pipelines.compiled import tasks_of
 
