@@ -41,6 +41,7 @@ class HuggingFaceFolder(Mapped):
     def __init__(self, uri: str) -> None:
         """Read configuration and headers and check them; see `HuggingFace.open`."""
         self.uri = uri
+        storage.refuse_incomplete(uri)
         config = _config(uri)
         shards = Shards(uri)
         super().__init__(

@@ -1,7 +1,9 @@
 """A bundle answers as it was exported, and nothing that is damaged, newer or mixed up is opened."""
 
+import gc
 import json
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,13 @@ import numpy as np
 import onnx
 import pytest
 
+from infnet.cli import main
 from infnet.features.arrays import Arrays, SequenceArrays, to_arrays
 from infnet.features.request import encode_request
 from infnet.serve import bundle as served
 from infnet.serve.bundle import Bundle, difference
 from infnet.tasks import RegressionTask
-from rayrun import manifest
+from rayrun import manifest, storage
 from rayrun.config import ConfigError
 
 
@@ -197,3 +200,48 @@ def test_smoothed_amounts_are_compared_as_the_network_says_them():
     found, expected = np.array([99 + np.exp(5.0001), 50.1]), np.array([99 + np.exp(5.0), 50.0])
     assert difference(found, expected, watch) == pytest.approx([1e-4 / 105, 2e-3], rel=1e-3)
     assert difference(found, expected)[0] > 5e-5
+
+
+# --- On S3 -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def there(exported, bucket) -> str:
+    storage.put(exported, f"{bucket}/bundle")
+    return f"{bucket}/bundle"
+
+
+def test_one_in_a_bucket_is_fetched_to_a_private_place_and_answers_as_on_disk(
+    there, exported, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    bundle = Bundle.open(there)
+    bundle.check_sample()
+    here = Bundle.open(str(exported))
+    assert bundle.digest == here.digest
+    assert bundle.sample == here.sample
+    (place,) = tmp_path.glob("bundle-*/bundle")
+    assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
+    assert sorted(storage.names(place)) == storage.names(there)
+    del bundle
+    gc.collect()
+    assert list(tmp_path.glob("bundle-*/bundle")) == []
+    given = ["serve", there, "--set", "serve.port=0", "--out", str(tmp_path / "out"), "--dry-run"]
+    assert main(given) == 0
+    said = capsys.readouterr().out
+    assert f"bundle: {there}" in said
+    assert f"model: {here.digest}" in said
+
+
+def test_a_damaged_and_a_half_uploaded_one_are_refused(there, exported, capsys, tmp_path):
+    content = bytearray((exported / "tables.safetensors").read_bytes())
+    content[-1] ^= 1
+    storage.write_bytes(f"{there}/tables.safetensors", bytes(content))
+    with pytest.raises(ConfigError, match="tables.safetensors is damaged: its SHA-256 is not"):
+        Bundle.open(there)
+    storage.remove(f"{there}/manifest.json")
+    storage.write_bytes(f"{there}/.incomplete", b"")
+    assert main(["serve", there, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"error: {there} is no finished artifact" in said
+    assert "Traceback" not in said

@@ -1,20 +1,25 @@
 """What a bundle recommends: as its model was evaluated, whoever asks beside, by id or by title."""
 
+import gc
 import json
 import shutil
+import stat
 
 import numpy as np
 import pytest
 import torch
 from bundles import body, seal
 
+from layer_select.cli import main
 from layer_select.export.bundle import Bundle
 from layer_select.opened import open_inputs
 from layer_select.serve.config import Exact, Faiss, RecommenderServe, Transformers, Vllm
 from layer_select.serve.scorer import Recommender
-from layer_select.sources import load
+from layer_select.sources import HuggingFace, load
+from rayrun import storage
 from rayrun.config import ConfigError
 from rayrun.ray.body import RequestError
+from rayrun.storage import StorageError
 
 NO_CACHE = Transformers(prefix_cache_bytes=0)
 FAISS = Faiss(above=0, lists=5, probes=5)
@@ -227,3 +232,57 @@ def test_more_cells_than_items_are_refused(bundle):
     config = Faiss(above=0, lists=bundle.vectors.shape[0] + 1)
     with pytest.raises(ConfigError, match=r"serve.index.lists \(121\) must be at most .* \(120\)"):
         Recommender(bundle, RecommenderServe(index=config))
+
+
+# --- On S3 -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def there(served_bundle, bucket) -> str:
+    storage.put(served_bundle, f"{bucket}/bundle")
+    return f"{bucket}/bundle"
+
+
+def test_one_in_a_bucket_answers_as_on_disk_with_and_without_an_index(
+    there, served_bundle, plain, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    bundle = Bundle.read(there)
+    (place,) = tmp_path.glob("bundle-*/bundle")
+    assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
+    assert bundle.model == str(place / "model")
+    assert (place / "model" / "tokenizer.json").exists()
+    assert (place / "item_vectors.safetensors").exists()
+    assert bundle.digest == Bundle.read(str(served_bundle)).digest
+    options = RecommenderServe(engine=NO_CACHE, index=Exact())
+    from_s3 = Recommender(bundle, options)
+    from_s3.check_sample()
+    indexed = Recommender(bundle, options.model_copy(update={"index": FAISS}))
+    indexed.check_sample()
+    asked = bundle.sample["request"]
+    for one in (from_s3, indexed):
+        assert_same(ask(one, asked)[0], ask(plain, asked)[0])
+    del bundle, from_s3, indexed, one
+    gc.collect()
+    assert list(tmp_path.glob("bundle-*/bundle")) == []
+
+
+def test_serve_plans_it_and_refuses_one_that_is_not_whole(there, capsys, tmp_path):
+    given = ["serve", there, "--set", "serve.port=0", "--out", str(tmp_path / "out")]
+    assert main([*given, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert f"bundle: {there}" in said
+    assert "/recommend" in said
+    storage.remove(f"{there}/manifest.json")
+    storage.write_bytes(f"{there}/.incomplete", b"")
+    assert main(given) == 2
+    assert f"error: {there} is no finished artifact" in capsys.readouterr().err
+
+
+def test_a_model_folder_that_is_being_uploaded_is_no_model(tiny_model, bucket):
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        storage.write_bytes(f"{bucket}/model/{name}", (tiny_model / name).read_bytes())
+    HuggingFace(path=f"{bucket}/model").open()  # as others upload it, without our sign
+    storage.write_bytes(f"{bucket}/model/.incomplete", b"")
+    with pytest.raises(StorageError, match="model is not whole .* being uploaded"):
+        HuggingFace(path=f"{bucket}/model").open()
