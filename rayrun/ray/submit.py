@@ -206,6 +206,7 @@ def _standing(asked: Request, info: Json) -> Result | None:
 
 
 def _submit(jobs: Jobs, job: str, asked: Request) -> None:
+    folder = _working_dir(asked.compute.working_dir)
     storage.remove(asked.folder)
     place = storage.join(asked.folder, "config.yaml")
     storage.write_bytes(place, yaml12.dump(asked.resolved).encode())
@@ -221,20 +222,21 @@ def _submit(jobs: Jobs, job: str, asked: Request) -> None:
     if data := storage.absolute(os.environ.get(DATA, "")):
         variables[DATA] = data
     runtime_env: Json = {"env_vars": variables}
-    if folder := _working_dir(asked.compute.working_dir):
+    if folder:
         runtime_env |= {"working_dir": folder, "excludes": list(EXCLUDED)}
-    jobs.submit(
-        job,
-        f"cd {shlex.quote(os.getcwd())} 2>/dev/null; exec {shlex.join(command)}",
-        runtime_env,
-        {
-            "program": asked.program,
-            "prog": asked.prog,
-            "verb": asked.verb.name,
-            "config_digest": asked.config.digest(),
-            "place": asked.place,
-        },
-    )
+    entrypoint = f"cd {shlex.quote(os.getcwd())} 2>/dev/null; exec {shlex.join(command)}"
+    metadata = {
+        "program": asked.program,
+        "prog": asked.prog,
+        "verb": asked.verb.name,
+        "config_digest": asked.config.digest(),
+        "place": asked.place,
+    }
+    try:
+        jobs.submit(job, entrypoint, runtime_env, metadata)
+    except ConfigError:
+        storage.remove(asked.folder)
+        raise
 
 
 def _working_dir(given: str) -> str:

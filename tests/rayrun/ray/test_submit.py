@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from answering_dashboard import Dashboard, says
 from cutting_proxy import CuttingProxy
 
 from rayrun.config import ConfigError, load, parse_yaml
@@ -23,6 +25,8 @@ from rayrun.ray import submit
 from rayrun.ray.compute import AttachedCompute
 from rayrun.ray.job_client import Jobs
 from rayrun.ray.job_log import follow
+from rayrun.ray.session import session
+from rayrun.verb import Ended
 
 ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
@@ -38,10 +42,8 @@ def asked(tmp_path: Path, **changes) -> submit.Request:
     from infnet.config import InfnetConfig
 
     given = {"verb": "prepare", "out": "", "kept": "", "flags": {}, "sets": []} | changes
-    at = [
-        "compute={type: attached, address: 'http://head:8265', cpus_per_worker: 2}",
-        *given["sets"],
-    ]
+    compute = "type: attached, address: 'http://head:8265', cpus_per_worker: 2, working_dir: ''"
+    at = [f"compute={{{compute}}}", *given["sets"]]
     config = load(InfnetConfig, ROOT / SMOKE, at)
     verb = next(v for v in VERBS if v.name == given["verb"])
     out = given["out"] or str(tmp_path / "out")
@@ -102,6 +104,58 @@ def test_the_working_directory_is_the_checkout_or_what_is_given(tmp_path):
     assert submit._working_dir(str(tmp_path)) == str(tmp_path)
     with pytest.raises(ConfigError, match=r"compute\.working_dir must be a folder.*no folder /no"):
         submit._working_dir("/nowhere")
+
+
+def ended(dashboard: Dashboard, tmp_path: Path, **info: object) -> submit.Submitted:
+    """What comes of a job that ends like this, having written nothing that can be seen here."""
+    known: list[dict[str, object]] = []
+
+    async def jobs(request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return web.json_response(known)
+        name = (await request.json())["submission_id"]
+        known.append({"submission_id": name, "status": info["status"]})
+        dashboard.answers[f"/api/jobs/{name}"] = says(info)
+        dashboard.answers[f"/api/jobs/{name}/logs"] = says({"logs": "all it said\n"})
+        return web.json_response({"job_id": name, "submission_id": name})
+
+    dashboard.answers["/api/jobs/"] = jobs
+    try:
+        return submit.run(asked(tmp_path, sets=[f"compute.address={dashboard.url}"]))
+    finally:
+        assert not list(tmp_path.iterdir())
+
+
+def test_how_a_job_ended_is_how_the_command_ends(dashboard, tmp_path, capfd):
+    failed = {"status": "FAILED", "driver_exit_code": None}
+    with pytest.raises(Ended, match="exit code 1"):
+        ended(dashboard, tmp_path, **failed, error_type="RUNTIME_ENV", message="no such image")
+    assert "failed (RUNTIME_ENV): no such image" in capfd.readouterr().err
+    with pytest.raises(Ended, match="exit code 137"):
+        ended(dashboard, tmp_path, status="FAILED", driver_exit_code=-9)
+    said = capfd.readouterr()
+    assert said.out == "all it said\n"
+    assert "ended with exit code 137\n--out (/" in said.err
+    with pytest.raises(ConfigError, match=r"found no `python` on the cluster; .* PATH"):
+        ended(dashboard, tmp_path, status="FAILED", driver_exit_code=127)
+    with pytest.raises(ConfigError, match=r"--out .* must be a folder that the cluster reaches"):
+        ended(dashboard, tmp_path, status="SUCCEEDED", driver_exit_code=0)
+    with pytest.raises(KeyboardInterrupt):
+        ended(dashboard, tmp_path, status="STOPPED")
+    assert "was stopped" in capfd.readouterr().err
+
+
+def test_a_working_directory_is_for_jobs_only():
+    with pytest.raises(ValueError, match=r"working_dir is sent with a job, .* found auto; remove"):
+        AttachedCompute(working_dir="")
+
+
+def test_a_verb_that_runs_here_refuses_a_dashboard():
+    with (
+        pytest.raises(ConfigError, match=r"\(http://head:8265\) is a dashboard.* HOST:PORT"),
+        session(AttachedCompute(address="http://head:8265")),
+    ):
+        pass
 
 
 # ---------------------------------------------------------------------------------------------
@@ -238,7 +292,7 @@ def test_a_log_through_a_proxy_that_cuts_connections_is_the_jobs_own(head, tmp_p
 
 
 @pytest.mark.ray
-def test_a_wrong_token_and_a_verb_that_must_run_here_are_refused(head, monkeypatch, capfd):
+def test_a_wrong_token_is_refused(head, monkeypatch, capfd):
     from infnet.cli import main
 
     at = f"compute={{type: attached, address: '{head.address}'}}"

@@ -1,0 +1,13 @@
+"""A dashboard without a cluster."""
+
+from collections.abc import Iterator
+
+import pytest
+from answering_dashboard import Dashboard
+
+
+@pytest.fixture
+def dashboard() -> Iterator[Dashboard]:
+    server = Dashboard()
+    yield server
+    server.stop()
