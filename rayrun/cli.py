@@ -3,6 +3,9 @@
 Instead of `--out DIR`, a verb whose result follows from its inputs takes `--store URI`: a result
 that stands there under the same key is used, anything else is made (`rayrun.store`).
 
+A verb whose `compute` names a dashboard runs there as a job, and is followed here
+(`rayrun.ray.submit`).
+
 A product lists its verbs and calls `main`. A verb's work is an ordinary function `run(config, out,
 **flags) -> Result`, named by an import path, so that `--help` imports neither torch nor Ray and a
 notebook calls the same function.
@@ -201,7 +204,8 @@ def _run_as_job(
     out, kept = _out(verb, config, parsed), parsed.store if verb.store else None
     asked = submit.request(prog, verb, config, flags, out=out, kept=kept or "")
     if parsed.dry_run:
-        print(f"{submit.plan(asked)}\n\n{verb.name} would write to {asked.place}; nothing was done")
+        where = f"{verb.name} would write to {asked.place}"
+        print(f"{submit.plan(asked)}\n\n{where}; nothing was done (--dry-run)")
         return
     record.content["uri"] = "" if asked.stored else asked.place
     done = submit.run(asked)
