@@ -91,7 +91,7 @@ def _tail(jobs: Jobs, job: str, log: _Log) -> None:
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
         quiet = aiohttp.ClientWSTimeout(ws_receive=QUIET_S, ws_close=CLOSE_S)
         async with (
-            aiohttp.ClientSession(headers=jobs.headers, timeout=limits, trust_env=True) as session,
+            aiohttp.ClientSession(headers=jobs.headers, timeout=limits) as session,
             session.ws_connect(address, timeout=quiet, max_msg_size=0) as connection,
         ):
             async for message in connection:

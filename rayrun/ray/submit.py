@@ -185,7 +185,10 @@ class _Shown:
     def __call__(self, line: str) -> None:
         if line.startswith("error: "):
             self._to = sys.stderr
-        print(line, file=self._to, flush=True)
+        try:
+            print(line, file=self._to, flush=True)
+        except BrokenPipeError:  # the reader of our output has gone; how the job ends still counts
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._to.fileno())
 
 
 def _attempt(job: str) -> int:

@@ -1,5 +1,6 @@
 """Verbs as jobs of a real head with token authentication: `ray job submit`, and our own client."""
 
+import contextlib
 import json
 import os
 import re
@@ -188,7 +189,7 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    from conftest import free_port  # of tests/
+    from tests.conftest import free_port
 
     folder = Path(tempfile.mkdtemp(prefix="jb"))  # short: sockets lie below it
     token = secrets.token_hex(16)
@@ -230,8 +231,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     finally:
         patched.undo()
         process.terminate()
-        for line in started.processes():
-            os.kill(int(line.split()[0]), signal.SIGKILL)
+        while left := started.processes():
+            for line in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(line.split()[0]), signal.SIGKILL)
+            process.poll()
+            time.sleep(0.1)
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -264,6 +269,9 @@ class Client:
         self.said += self.process.stdout.read()
         return self.process.wait(timeout=60)
 
+
+RAYS_OWN = "ray::(IDLE|DashboardAgent|RuntimeEnvAgent|JobSupervisor)"
+"""Processes of a cluster that does nothing."""
 
 PRINTS = """
 import sys, time
@@ -325,6 +333,10 @@ def test_a_verb_is_submitted_found_again_stopped_and_finished(head, tmp_path):
     assert "stopping the job" in second.said
     assert "to go on, run again: infnet prepare" in second.said
     assert head.processes("infnet.cli") == []
+    until = time.monotonic() + 20
+    while left := [line for line in head.processes("ray::") if not re.search(RAYS_OWN, line)]:
+        assert time.monotonic() < until, left
+        time.sleep(0.2)
     assert not list(tmp_path.glob(".infnet*")), "nothing is left beside the output"
     ((stopped, info),) = Jobs(head.address).named("infnet-prepare").items()
     assert info["status"] == "STOPPED"
