@@ -29,7 +29,7 @@ def test_list_shows_steps_and_arguments(capsys):
     ("arguments", "says"),
     [
         (["run", "recomender"], "found 'recomender'; did you mean 'recommender'?"),
-        (["compile", "other"], "compact_llm, side_by_side), found 'other'"),
+        (["compile", "other"], "proxy_search), found 'other'"),
         (["run", "recommender"], "the pipeline recommender needs config=…"),
         (["run", "recommender", "config=a", "sets=3"], "sets must be a list in JSON"),
         (["run", "recommender", "config=a", "rot=b"], "rot is no argument of the pipeline"),
