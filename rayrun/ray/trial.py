@@ -105,12 +105,11 @@ def begin(trial: Trial) -> None:
 
 def repeat(trial: Trial, found: Json) -> Json:
     """The result of an equal point, as that of this trial."""
-    record = _new(trial) | {"repeats": found["trial"] if found["trial"] != trial.id else ""}
-    earlier = read_record(trial.place, trial.id)
-    if earlier is not None and earlier["state"] == "finished":
-        record = earlier
     result = cast(Json, found["result"])
-    _write(trial, record | {"state": "finished", "result": result, "ended": time.time()})
+    earlier = read_record(trial.place, trial.id)
+    if earlier is None or earlier["state"] != "finished":  # else it is its own, after a restart
+        record = _new(trial) | {"repeats": found["trial"]}
+        _write(trial, record | {"state": "finished", "result": result, "ended": time.time()})
     return result
 
 

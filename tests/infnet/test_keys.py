@@ -77,6 +77,8 @@ INPUTS = {
     "prepare": {},
     "train": {"data": "dataset"},
     "train*": {},
+    "tune": {"data": "dataset"},
+    "tune*": {},
     "evaluate": {"data": "dataset", "checkpoint": "run"},
     "evaluate*": {"checkpoint": "run"},
     "export": {"checkpoint": "run"},
@@ -108,8 +110,8 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {name for name in before if before[name] != after[name]}
 
 
-READ_THE_LOG = {"prepare", "train*", "evaluate*", "gate"}
-DECIDED_BY_DATA = {"prepare", "train*", "evaluate", "evaluate*", "gate"}
+READ_THE_LOG = {"prepare", "train*", "tune*", "evaluate*", "gate"}
+DECIDED_BY_DATA = {"prepare", "train*", "tune*", "evaluate", "evaluate*", "gate"}
 
 
 @pytest.mark.parametrize(
@@ -121,13 +123,17 @@ DECIDED_BY_DATA = {"prepare", "train*", "evaluate", "evaluate*", "gate"}
         ("sinks=[{type: tensorboard, directory: there}]", set()),
         ("compare.seeds=[7]", set()),
         ("evaluate.bootstrap=30", {"evaluate", "evaluate*", "gate"}),
-        ("evaluate.batch_size=7", {"train", "train*", "evaluate", "evaluate*", "gate"}),
+        ("tune.seeds=[7]", {"tune", "tune*"}),
+        (
+            "evaluate.batch_size=7",
+            {"train", "train*", "tune", "tune*", "evaluate", "evaluate*", "gate"},
+        ),
         ("gate.margin=0.1", {"gate"}),
-        ("train.seed=1", {"train", "train*"}),
-        ("model.token_dim=16", {"train", "train*", "evaluate", "evaluate*"}),
+        ("train.seed=1", {"train", "train*", "tune", "tune*"}),
+        ("model.token_dim=16", {"train", "train*", "tune", "tune*", "evaluate", "evaluate*"}),
         ("rivals={floor: {type: floor}}", {"train", "train*"}),
-        ("tasks.click.weight=2.0", {"prepare", "train", "train*"}),
-        ("features.topic.dim=16", {"prepare", "train*"}),
+        ("tasks.click.weight=2.0", {"prepare", "train", "train*", "tune", "tune*"}),
+        ("features.topic.dim=16", {"prepare", "train*", "tune*"}),
         ("data.max_bad_share=0.5", DECIDED_BY_DATA),
         ("data.source.columns.item=author_id", DECIDED_BY_DATA),
     ],
@@ -141,7 +147,7 @@ def test_a_setting_changes_the_keys_of_the_verbs_that_it_decides(made, before, s
     [
         ("log/log.csv", READ_THE_LOG),
         ("prices.csv", READ_THE_LOG),
-        ("vectors.parquet", {"prepare", "train*"}),
+        ("vectors.parquet", {"prepare", "train*", "tune*"}),
     ],
 )
 def test_a_byte_changes_the_keys_of_the_verbs_that_read_it(made, before, tmp_path, file, verbs):
@@ -178,7 +184,7 @@ def test_the_place_of_a_registered_set_is_in_no_key_and_its_bytes_are(tmp_path, 
 @pytest.mark.parametrize(
     ("kind", "verbs"),
     [
-        ("dataset", {"train", "evaluate"}),
+        ("dataset", {"train", "tune", "evaluate"}),
         ("run", {"evaluate", "evaluate*", "export"}),
         ("evaluation", {"gate"}),
         ("bundle", {"gate"}),
