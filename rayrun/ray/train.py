@@ -69,7 +69,6 @@ def run(
         RuntimeError: the function failed more than `max_failures` times; the first worker's error
             follows.
     """
-    from ray import cloudpickle
     from ray.train import (
         CheckpointConfig,
         FailureConfig,
@@ -80,6 +79,7 @@ def run(
     )
     from ray.train.torch import TorchTrainer
 
+    cloudpickle: Any = importlib.import_module("ray.cloudpickle")
     place = storage.join(storage_path, name)
     for stale in (RESULT, REFUSED):
         storage.remove(storage.join(place, stale))
@@ -269,8 +269,21 @@ class RayWorker:
         if self.rank or (now - self._said < PROGRESS_EVERY_S and done < total):
             return
         self._said = now
-        text = json.dumps({"done": done, "total": total, "note": note})
-        storage.write_bytes(storage.join(self._place, PROGRESS), text.encode())
+        write_progress(self._place, {"done": done, "total": total, "note": note})
+
+
+def write_progress(place: str, state: Json) -> None:
+    """Leave the progress at `place`. On an object store that does not take it only the display lags
+    behind; training has checkpoints to fail by.
+
+    Raises:
+        StorageError: a local disk is full or cannot be written.
+    """
+    try:
+        storage.write_bytes(storage.join(place, PROGRESS), json.dumps(state).encode())
+    except storage.StorageError:
+        if storage.is_local(place):
+            raise
 
 
 @contextlib.contextmanager

@@ -141,6 +141,16 @@ def test_patience_is_a_number(name, value, says, bucket, monkeypatch):
         storage.exists(bucket + "/x")
 
 
+def test_progress_that_cannot_be_written_ends_no_training_on_s3(faulty, bucket):
+    from rayrun.ray.train import write_progress
+
+    faulty.fail("503", "PUT .*/progress.json")
+    write_progress(bucket + "/run", {"done": 1, "total": 2, "note": ""})
+    assert faulty.count("PUT .*/progress.json") == 3
+    with pytest.raises(StorageError, match="a directory is needed, a file stands in the way"):
+        write_progress("/dev/null/run", {})
+
+
 # --- Claims ----------------------------------------------------------------------------------
 
 
