@@ -12,7 +12,7 @@ RUN_NAME := $(basename $(notdir $(CONFIG)))
 OUT ?= $(RUNS)/$(RUN_NAME)
 LIVE := $(if $(findstring ://,$(OUT)),$(OUT),$(abspath $(OUT)))/live
 
-.PHONY: help install run test check bench format golden clean
+.PHONY: help install run serve test check bench format golden clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,10 @@ install: .venv/installed ## .venv with everything (CPU or CUDA torch, as the ind
 run: install ## the whole mission: both recommenders trained, measured, compared and served over HTTP, one report (EXIT=1: end after the requests)
 	@$(BIN)/python -m pipelines run side_by_side --root $(OUT) --serve $(if $(EXIT),--exit) config=$(CONFIG) llm_config=$(LLM_CONFIG) \
 	  llm_features=$(LLM_FEATURES) live=$(LIVE)/scorer llm_live=$(LIVE)/recommender
+
+serve: install ## both applications on one port, as `make run` left them live, until Ctrl-C
+	@$(BIN)/python -m pipelines serve configs/serve/side_by_side.yaml \
+	  --set applications.scorer.bundle=$(LIVE)/scorer --set applications.recommender.bundle=$(LIVE)/recommender
 
 test: install ## all CPU tests (set INFNET_DATA to include those on real data)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder

@@ -5,6 +5,7 @@ later is the same act and leaves the others alone.
 """
 
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ def serve(file: str, names: Sequence[str], sets: Sequence[str], out: str) -> int
     chosen = list(names) or list(config.applications)
     check_bundles(config, chosen)
     options = [options_of(config, name) for name in chosen]
+    local = config.compute
+    compute = local if isinstance(local, AttachedCompute) else room_for(local, options)
     records = Path(out or f"runs/{config.name}/serve")
     try:
         records.mkdir(parents=True, exist_ok=True)
@@ -56,13 +59,13 @@ def serve(file: str, names: Sequence[str], sets: Sequence[str], out: str) -> int
         raise PipelineError(
             f"--out {records} cannot be written ({error.strerror}); choose another directory"
         ) from None
-    if isinstance(config.compute, AttachedCompute):
+    if isinstance(compute, AttachedCompute):
         for name in chosen:
-            url = _put_up(config, name, config.compute.address, records)
+            url = _put_up(config, name, compute.address, records)
             print(f"READY {url}", flush=True)
         return DONE
     listening = ServeOptions(**config.serve.model_dump())
-    with serving(room_for(config.compute, options), listening):
+    with serving(compute, listening):
         address = _address()
         urls = [_put_up(config, name, address, records) for name in chosen]
         for url in urls:
@@ -97,7 +100,9 @@ def _address() -> str:
 
 
 def _again(file: str, name: str, address: str) -> str:
+    # Ray protects a local instance by a token, which lies in the user's home; who attaches says so.
+    mode = "RAY_AUTH_MODE=token " if os.environ.get("RAY_AUTH_MODE") == "token" else ""
     return (
-        f"python -m pipelines serve {file} {name} --set applications.{name}.bundle=DIR "
+        f"{mode}python -m pipelines serve {file} {name} --set applications.{name}.bundle=DIR "
         f"--set compute.type=attached --set compute.address={address}"
     )

@@ -7,9 +7,14 @@ import pytest
 from infnet.config import InfnetConfig
 from layer_select.config import LayerSelectConfig
 from rayrun.config import ConfigError, load, parse_yaml, validate
+from rayrun.ray.applications import Applications
 
 ROOT = Path(__file__).parents[1]
-CLASSES = {"infnet": InfnetConfig, "layer_select": LayerSelectConfig}
+CLASSES = {
+    "infnet": InfnetConfig,
+    "layer_select": LayerSelectConfig,
+    "serve": Applications,
+}
 """By the folder below configs/."""
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
@@ -33,6 +38,7 @@ def test_the_configuration_reference_is_current():
 
     text = reference("Configuration of `infnet`", InfnetConfig)
     text += "\n" + reference("Configuration of `layer-select`", LayerSelectConfig)
+    text += "\n" + reference("The file of `python -m pipelines serve`", Applications)
     path = ROOT / "docs" / "config.md"
     import os
 
