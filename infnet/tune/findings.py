@@ -1,7 +1,6 @@
 """What a search found: the best point, what can be told apart from it, the Pareto front."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from infnet.tune.points import symbol
@@ -158,6 +157,7 @@ def _key(value: object) -> tuple[int, float, str]:
     return (0, float(value), "") if number else (1, 0.0, text_of(value))
 
 
-def column(findings: Findings, name: str) -> Sequence[float | None]:
+def costs_of(found: Findings, name: str) -> list[float | None]:
     """A cost of the finished points."""
-    return [outcome.details["cost"][name] for outcome in findings.finished]
+    values = [outcome.details["cost"][name] for outcome in found.finished]
+    return [None if value is None else float(value) for value in values]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from infnet.config import InfnetConfig
-from infnet.tune.findings import Findings, column, plain, shown
+from infnet.tune.findings import Findings, costs_of, plain, shown
 from infnet.tune.points import sets, symbol
 from rayrun.ray.tune import Outcome
 from rayrun.report import Report, Value
@@ -112,11 +112,11 @@ def _interval(difference: Any) -> str:
 
 
 def _costs(page: Report, found: Findings) -> None:
-    names = [name for name in COSTS if None not in column(found, name)]
+    names = [name for name in COSTS if None not in costs_of(found, name)]
     drawn, axes = figure(3.4 * len(names), 3.0, columns=len(names))
     front = [found.finished[index] for index in found.front]
     for name, plot in zip(names, list(axes.flat) if hasattr(axes, "flat") else [axes], strict=True):
-        _spread(plot, found, list(column(found, name)))
+        _spread(plot, found, list(costs_of(found, name)))
         if len(found.plan.objectives) > 1:
             line = sorted((o.details["cost"][name], o.objectives[found.objective]) for o in front)
             plot.plot(*zip(*line, strict=True), "-s", markersize=5, label="Pareto front")

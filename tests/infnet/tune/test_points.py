@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infnet.config import InfnetConfig
-from infnet.tune.points import K, M, M_TASK, N_S, plan_of, sets, with_values
+from infnet.tune.points import M_TASK, N_S, K, M, plan_of, sets, with_values
 from rayrun.config import ConfigError, load
 
 SMOKE = Path(__file__).parents[3] / "configs" / "infnet" / "smoke.yaml"

@@ -118,7 +118,7 @@ def test_a_killed_search_goes_on_and_a_killed_trial_counts_as_failed(config, scr
         wait_for(second, lambda: in_state("running", since=killed_at))
         victim = in_state("running", since=killed_at)[0]
         os.kill(victim["pid"], signal.SIGKILL)
-        said, errors = second.communicate(timeout=200)
+        _, errors = second.communicate(timeout=200)
     finally:
         second.kill()
         second.communicate()
