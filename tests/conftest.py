@@ -11,6 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
+# Several processes share few cores: more threads of one would spin while others work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # Started in the background of a shell: our children would ignore Ctrl-C too.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -20,6 +20,7 @@ from rayrun.ray.compute import AttachedCompute, LocalCompute
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon reports and deaths are noticed
+    "RAY_prestart_worker_first_driver": "0",  # an idle process per CPU that Train does not take
 }
 
 EXIT_S = 5.0
