@@ -16,6 +16,10 @@ class Bar(Protocol):
         """Count `n` more units; `note` is a few words about now (`loss .43`)."""
         ...
 
+    def expect(self, total: float) -> None:
+        """There are `total` units in all, as is known by now."""
+        ...
+
 
 @contextmanager
 def progress(total: float | None, label: str, unit: str = "steps") -> Generator[Bar]:
@@ -74,6 +78,10 @@ class _Rich:
         count = _count(self.done, self.total)
         self.display.update(self.task, advance=n, count=count, **shown)
 
+    def expect(self, total: float) -> None:
+        self.total = total
+        self.display.update(self.task, total=total, count=_count(self.done, total))
+
 
 class _Lines:
     def __init__(self, total: float | None, label: str, unit: str) -> None:
@@ -90,6 +98,9 @@ class _Lines:
         self.note = note or self.note
         if time.monotonic() - self.printed >= SECONDS_BETWEEN_LINES:
             self.line()
+
+    def expect(self, total: float) -> None:
+        self.total = total
 
     def line(self) -> None:
         self.printed = time.monotonic()

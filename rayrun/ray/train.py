@@ -331,6 +331,7 @@ def _shown(uri: str, title: str) -> Generator[None]:
                     continue
                 if bar is None:
                     bar = stack.enter_context(progress(int(state["total"]), title, unit="steps"))
+                bar.expect(int(state["total"]))  # a search learns how long it is on its way
                 bar.advance(int(state["done"]) - shown, note=str(state["note"]))
                 shown = int(state["done"])
             state = _read_progress(uri)

@@ -74,3 +74,11 @@ def test_durations_are_readable():
         "1 min 01 s",
         "1 h 01 min",
     ]
+
+
+def test_a_loop_that_turns_out_longer_says_so(capsys):
+    with progress(1, "selecting") as bar:
+        bar.advance(1)
+        bar.expect(8)
+        bar.advance(3)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("selecting: 4/8 steps (50%)")
