@@ -6,6 +6,8 @@ later is the same act and leaves the others alone.
 
 import contextlib
 import os
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +73,8 @@ def serve(file: str, names: Sequence[str], sets: Sequence[str], out: str) -> int
         for url in urls:
             print(f"READY {url}", flush=True)
         print(f"to replace one: {_again(file, chosen[0], address)}", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), warnings.catch_warnings():
+            warnings.showwarning = _tell
             wait_while_serving(*chosen)
         print("\ntold to stop; answering what was asked before", flush=True)
     return DONE
@@ -99,10 +102,14 @@ def _address() -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
+def _tell(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
 def _again(file: str, name: str, address: str) -> str:
     # Ray protects a local instance by a token, which lies in the user's home; who attaches says so.
     mode = "RAY_AUTH_MODE=token " if os.environ.get("RAY_AUTH_MODE") == "token" else ""
     return (
         f"{mode}python -m pipelines serve {file} {name} --set applications.{name}.bundle=DIR "
-        f"--set compute.type=attached --set compute.address={address}"
+        f"--set \"compute={{type: attached, address: '{address}'}}\""
     )

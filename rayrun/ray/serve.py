@@ -217,6 +217,8 @@ def undeploy(*ended: str) -> None:
 def wait_while_serving(*served: str) -> None:
     """Return never: warn when one of the applications is ill, and when it is well again.
 
+    That one is being replaced is no illness.
+
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM.
         RuntimeError: an application or its Ray is gone.
@@ -230,7 +232,8 @@ def wait_while_serving(*served: str) -> None:
             found = applications.get(name)
             if found is None:
                 raise RuntimeError(f"the application {name!r} was ended by somebody else")
-            if (now := str(found.status.value)) != before[name]:
+            now = str(found.status.value)
+            if now not in (before[name], "DEPLOYING"):  # a replacement starts; the old one answers
                 before[name] = now
                 reason = "" if now == "RUNNING" else f": {reason_of(_messages(found))}"
                 warnings.warn(f"{name} is {now}{reason}", stacklevel=2)
@@ -280,18 +283,20 @@ def _deploy(app: Any, name: str, options: ServeOptions) -> str:
 def _check_prefix(name: str, prefix: str) -> None:
     """Whether the prefix is free, or this application's; tells who moves it."""
     client: Any = importlib.import_module("ray.serve.context")._get_global_client()
-    for other, found in client.get_serve_details()["applications"].items():
-        if other == name and found["route_prefix"] not in (None, prefix):
-            warnings.warn(
-                f"{name} moves from {found['route_prefix']} to {prefix} (serve.route_prefix); "
-                "nothing answers at the old one any more",
-                stacklevel=2,
-            )
+    applications = client.get_serve_details()["applications"]
+    for other, found in applications.items():
         if other != name and found["route_prefix"] == prefix and found["status"] != "DELETING":
             raise ConfigError(
                 f"serve.route_prefix ({prefix}) is that of the application {other!r}; give "
                 f"{name!r} another one, or set serve.application to {other!r} to replace it"
             )
+    own = applications.get(name, {}).get("route_prefix") or prefix
+    if own != prefix:
+        warnings.warn(
+            f"{name} moves from {own} to {prefix} (serve.route_prefix); nothing answers at the old "
+            "one any more",
+            stacklevel=2,
+        )
 
 
 def _start(options: ServeOptions) -> str:

@@ -51,7 +51,7 @@ def next_version(bundle: Path, place: Path) -> Path:
     """The same model under another digest."""
     shutil.copytree(bundle, place)
     sample = json.loads((place / "sample.json").read_bytes())
-    (place / "sample.json").write_text(json.dumps({**sample, "others": []}, indent=2))
+    (place / "sample.json").write_text(json.dumps(sample, indent=3))
     found = manifest.read_raw(str(place))
     kept = {name: found[name] for name in ("kind", "format_version", "config")}
     manifest.write(str(place), **kept, exclude=NOT_DIGESTED)
