@@ -39,6 +39,7 @@ def test_list_shows_steps_and_arguments(capsys):
         (["run", "recommender", "config=a", "--sett", "b"], "unrecognized arguments: --sett"),
         (["run", "recommender", "config=a", "serve_address=h:1", "--serve"], "leave out serve_address"),
         (["run", "recommender", "config=/nowhere.yaml", "--serve"], "/nowhere.yaml"),
+        (["run", "proxy_search", "config=a", "--serve"], "proxy_search deploys nothing; leave it out, or run one of recommender, compact_llm, side_by_side"),
         (["compile", "--out", "/dev/null/x"], "--out /dev/null/x cannot be written"),
         (["lst"], "invalid choice: 'lst'"),
         ([], "required: COMMAND"),

@@ -20,6 +20,7 @@ from rayrun.config import ConfigError, load
 from rayrun.ray.applications import Applications, load_applications, options_of, room_for
 from rayrun.ray.compute import LocalCompute
 from rayrun.ray.serve_options import ServeOptions
+from rayrun.ray.serve_verbs import Service, _record_live
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "configs" / "serve" / "side_by_side.yaml"
@@ -168,6 +169,19 @@ def test_ray_counts_on_cpus_for_replacements_too():
     options = [ServeOptions(replicas=40), ServeOptions(replicas=1, cpus_per_replica=0.5)]
     assert room_for(LocalCompute(), options).num_cpus == 81
     assert room_for(LocalCompute(num_cpus=41), options).num_cpus == 41
+
+
+def test_a_bundle_that_is_served_from_where_it_is_live_is_not_copied_onto_itself(place):
+    def service(bundle: Path) -> Service:
+        return Service("infnet", name="a", route="/score", bundle=str(bundle), digest="", app=dict)
+
+    live = place / "scorer"
+    before = live.stat().st_ino
+    _record_live(service(live), "scorer")
+    assert live.stat().st_ino == before
+    _record_live(service(place / "recommender"), "scorer")
+    assert live.stat().st_ino != before
+    assert manifest.read_raw(str(live))["kind"] == "layer_select.bundle"
 
 
 # ---------------------------------------------------------------------------------------------

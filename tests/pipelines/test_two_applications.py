@@ -216,7 +216,10 @@ def test_one_is_replaced_under_load_and_neither_drops_a_request(ray_of, name, ot
     same = actor_id(beside)
     with load(ray_of) as seen:
         time.sleep(1)
-        done = ray_of.replace(name, f"applications.{name}.bundle={new}")
+        settings = f"{{serve.cpus_per_replica: 0.5, serve.live: {tmp_path}/live}}"
+        done = ray_of.replace(
+            name, f"applications.{name}.bundle={new}", f"applications.{name}.set={settings}"
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"READY {ray_of.urls[name]}\n"
         until = time.monotonic() + 60
@@ -229,6 +232,7 @@ def test_one_is_replaced_under_load_and_neither_drops_a_request(ray_of, name, ot
     assert actor_id(beside) == same
     assert set(seen.told[name]) == {digest(ray_of.bundles[name]), digest(new)}
     assert set(seen.told[other]) == {digest(ray_of.bundles[other])}
+    assert digest(tmp_path / "live") == digest(new)
     ray_of.bundles[name] = new
 
 
