@@ -5,6 +5,7 @@ model/                    a Hugging Face folder, with `item_head.safetensors` (P
 model.gguf  Modelfile     the same model for Ollama and llama.cpp, unless `export.gguf: none`
 item_vectors.safetensors  v_i, mean title embedding · P (see `item_vectors`)
 items.parquet             row i: the `item` of vector i, its id in the source, and its `title`
+index.faiss               cells and codes of the item vectors, above `export.index_above` items
 prompt.json               how a history becomes a prompt
 sample.json               a request and the answer to it, by which a bundle proves itself
 config.yaml  result.json  report.html       how it was made; not part of its digest
@@ -32,6 +33,7 @@ FORMAT_VERSION = 1
 
 MODEL, GGUF, MODELFILE = "model", "model.gguf", "Modelfile"
 ITEMS, PROMPT, SAMPLE = "items.parquet", "prompt.json", "sample.json"
+INDEX = "index.faiss"
 
 TOP_K = 10
 """Items of the sample's answer."""
@@ -67,6 +69,8 @@ class Bundle:
     """The Hugging Face folder, on this machine."""
     gguf: Path | None
     """The GGUF file, where there is one."""
+    index: Path | None
+    """The index of the item vectors, where there is one."""
     items: Sequence[str]
     """Id of each item."""
     titles: Sequence[str]
@@ -94,6 +98,7 @@ class Bundle:
         self.digest, self.config, self.info = found.content_digest, found.config, found.info
         self.model = str(local / MODEL)
         self.gguf = local / GGUF if (local / GGUF).exists() else None
+        self.index = local / INDEX if (local / INDEX).exists() else None
         self.prompt = validate(HistoryPrompt, _json(local / PROMPT), where=f"{uri}/{PROMPT}")
         self.sample = _json(local / SAMPLE)
         self.items, self.titles = read_items(local / ITEMS)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from rayrun.config import Config
 
@@ -19,6 +19,9 @@ class Export(Config):
     """Of the weights in the Hugging Face folder."""
     shard_bytes: PositiveInt = 4 << 30
     """Largest file of weights in the Hugging Face folder."""
+    index_above: NonNegativeInt = 1_000_000
+    """Items above which the bundle holds the index of `serve.index: {type: faiss}`, which a replica
+    otherwise builds when it starts (minutes, where there are millions)."""
 
 
 class Embed(Config):

@@ -3,9 +3,17 @@
 from collections.abc import Sequence
 
 from layer_select.config import LayerSelectConfig
+from layer_select.evaluate.report import in_order
 from rayrun.config import Json
 from rayrun.metrics import Result
+from rayrun.object_store import human
 from rayrun.report import Report, Value
+
+WHO = {
+    "bundle": "bundle: model and item vectors as stored",
+    "source": "source: the model that was exported",
+    "gguf": "GGUF file with the stored item vectors",
+}
 
 
 def report(
@@ -29,7 +37,7 @@ def report(
     page.heading("Do the forms agree?")
     names = ("identical", "overlap@10", "largest_difference")
     page.table(
-        ["form", "keeps every number", *names],
+        ["form", "keeps every number", *(name.replace("_", " ") for name in names)],
         [
             [form, found["lossless"], *(found[name] for name in names)]
             for form, found in details["compared"].items()
@@ -41,11 +49,19 @@ def report(
     )
     page.heading("Quality")
     own = result.metrics["next_item"]
-    rows: list[list[Value]] = [["bundle", *own.values()]]
-    rows += [[name, *of["next_item"].values()] for name, of in result.baselines.items()]
-    page.table(["model", *own], rows, caption="Next item over the full catalogue, ties against us")
+    names = in_order(own)
+    of_all = {"bundle": own, **{who: of["next_item"] for who, of in result.baselines.items()}}
+    rows: list[list[Value]] = [
+        [WHO.get(who, who), *(of[name] for name in names)] for who, of in of_all.items()
+    ]
+    page.table(
+        ["", *names],
+        rows,
+        caption="Next item over the full catalogue, ties against the model",
+    )
     page.heading("Size")
-    page.table(["part", "bytes"], [[name, size] for name, size in details["bytes"].items()])
+    sizes = sorted(details["bytes"].items(), key=lambda part: -part[1])
+    page.table(["part", "size"], [[name, human(size)] for name, size in sizes])
     page.heading("Sample")
     page.text(
         "A history of the log and what the bundle recommends after it. Whoever opens the bundle "

@@ -30,6 +30,8 @@ from layer_select.export.ranking import (
 from layer_select.export.report import report
 from layer_select.keys import heads_of
 from layer_select.opened import DTYPES, Opened, decoder_of, open_inputs, with_model
+from layer_select.serve.config import Faiss
+from layer_select.serve.index import FaissIndex
 from layer_select.sources import Checkpoint, Gguf, HuggingFace
 from layer_select.sources.huggingface_write import planned_tensors
 from layer_select.sources.skeleton import BUILDING
@@ -125,7 +127,8 @@ def plan(config: LayerSelectConfig, out: str) -> str:
         f"model: {opened.checkpoint.where}, {opened.checkpoint.config.num_hidden_layers} layers",
         f"{layout.MODEL}/: {storage.human(sum(tensor.bytes for tensor in tensors))} of weights",
         f"{layout.GGUF}: {section.gguf}",
-        f"item vectors: {len(opened.task.sequences.titles):,} in {section.vectors}",
+        f"item vectors: {len(opened.task.sequences.titles):,} in {section.vectors}"
+        + (", indexed" if len(opened.task.sequences.titles) > section.index_above else ""),
         f"checked on: {len(opened.task.samples[part])} {part} samples, in every form",
     ]
     return "\n".join(lines)
@@ -169,6 +172,9 @@ class _Export:
         _check(compared)
         sample = self._sample(last_hidden(decoder, one)[0] @ kept.T)
         self._write_parts(content, sample)
+        if len(kept) > self.config.export.index_above:
+            threads = torch.get_num_threads()
+            FaissIndex(kept.numpy(), Faiss(), threads=threads).write(self.staging / layout.INDEX)
         sealed = self._seal()
         bundle = Bundle.read(str(self.staging))
         bundle.check_sample(answered(bundle, decoder))

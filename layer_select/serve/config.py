@@ -15,15 +15,17 @@ class Exact(Config):
 
 
 class Faiss(Config):
-    """An inverted file of faiss over 8-bit codes, its finds scored again exactly; built when a
-    replica starts. Catalogues of at most `above` items are scored whole.
+    """An inverted file of faiss over 8-bit codes, its finds scored again exactly; read from the
+    bundle (`export.index_above`), or built when a replica starts. Catalogues of at most `above`
+    items are scored whole.
     """
 
     type: Literal["faiss"] = "faiss"
     above: NonNegativeInt = 1_000_000
     """Items above which the index is used."""
     lists: NonNegativeInt = 0
-    """Cells that the items are divided into; 0: the square root of the number of items."""
+    """Cells that the items are divided into; 0: the square root of the number of items. An index in
+    the bundle of another number is not used."""
     probes: PositiveInt = 128
     """Cells that are searched for one user."""
     refine: PositiveInt = 4

@@ -70,7 +70,7 @@ class Recommender:
         self._projection = None if content is None else read_projection(content, width)
         self._vectors: Floats = bundle.vectors.numpy()
         threads = max(1, int(options.cpus_per_replica))
-        self.index = index_of(options.index, self._vectors, threads=threads)
+        self.index = index_of(options.index, self._vectors, threads=threads, file=bundle.index)
 
     def encode(self, body: bytes) -> Question:
         """A request body, checked, its titles as tokens.

@@ -18,6 +18,8 @@ from layer_select.export.bundle import Bundle
 from layer_select.export.ranking import Ranking, hidden_of
 from layer_select.export.run import _check, export, plan
 from layer_select.opened import open_inputs
+from layer_select.serve.config import Faiss
+from layer_select.serve.index import FaissIndex
 from layer_select.sources import Gguf, HuggingFace, load, stream
 from layer_select.task.head import ITEM_HEAD
 from rayrun import manifest
@@ -158,15 +160,20 @@ def test_a_streamed_decoder_gives_the_same_hidden_states(exported, student):
 
 
 def test_what_rounds_is_told_and_not_refused(tiny_config, tiny_model, tmp_path):
-    small = {"gguf": "Q8_0", "vectors": "int8", "dtype": "bfloat16"}
+    small = {"gguf": "Q8_0", "vectors": "int8", "dtype": "bfloat16", "index_above": 100}
     inputs = {"model": str(tiny_model)}
     config = with_changes(tiny_config, export=small, inputs=inputs, task={"test": 32})
     compared = export(config, str(tmp_path / "b")).details["compared"]
+    assert ", indexed" in plan(config, "nowhere")
     assert [compared[form]["lossless"] for form in compared] == [False, False, False]
     for found in compared.values():
         assert 0.5 < found["overlap@10"] <= 1
         assert 0 < found["largest_difference"] < 0.2
     bundle = Bundle.read(str(tmp_path / "b"))
+    vectors = bundle.vectors.numpy()
+    assert bundle.index is not None
+    index = FaissIndex(vectors, Faiss(probes=999), file=bundle.index)
+    assert index.search(vectors[:1], 5)[0][0] == (vectors @ vectors[0]).argmax()
     model = AutoModelForCausalLM.from_pretrained(bundle.model, dtype="auto")
     assert model.dtype == torch.bfloat16
     decoder = Decoder(
