@@ -1,6 +1,6 @@
 """`report.html` and `table.md` of an evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from layer_select.config import LayerSelectConfig
@@ -107,7 +107,7 @@ def target_rows(targets: Sequence[Json]) -> tuple[list[str], Rows]:
 
 def metric_rows(told: Json, details: Json) -> tuple[list[str], Rows]:
     """A model a row, a metric a column; draws of random layers are told by their mean."""
-    names = _metrics(told["models"]["full"])
+    names = in_order(told["models"]["full"])
     rows: Rows = []
     for model, metrics in _shown(told["models"], details["subject"]):
         rows.append([_named(model, details), *(_interval(metrics[n]) for n in names)])
@@ -116,7 +116,7 @@ def metric_rows(told: Json, details: Json) -> tuple[list[str], Rows]:
 
 def difference_rows(told: Json) -> tuple[list[str], Rows]:
     """What the subject is ahead of each model."""
-    names = _metrics(told["models"]["full"])
+    names = in_order(told["models"]["full"])
     rows: Rows = [
         [_words(model), *(_interval(metrics[n]) for n in names)]
         for model, metrics in told["differences"].items()
@@ -126,7 +126,7 @@ def difference_rows(told: Json) -> tuple[list[str], Rows]:
 
 def retained_rows(told: Json) -> tuple[list[str], Rows]:
     """Share of the full model's value."""
-    names = _metrics(told["retained"])
+    names = in_order(told["retained"])
     row: list[Value] = [
         "student / full",
         *(_interval(told["retained"][n], digits=3) for n in names),
@@ -302,7 +302,9 @@ def _words(name: str) -> str:
     return {"sasrec": "SASRec"}.get(name, name.replace("_", " "))
 
 
-def _metrics(found: Json) -> list[str]:
+def in_order(found: Iterable[str]) -> list[str]:
+    """Names of metrics, those that are judged first."""
+    found = list(found)
     known = [name for name in ORDER if name in found]
     return [*known, *(name for name in found if name not in known)]
 

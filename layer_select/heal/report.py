@@ -2,10 +2,11 @@
 
 from typing import Any, cast
 
-from matplotlib.figure import Figure
 
 from layer_select.config import LayerSelectConfig
+from layer_select.evaluate.report import in_order
 from layer_select.heal.start import AnyStart
+from layer_select.training.loop import LOG_EVERY_STEPS
 from rayrun.config import Json
 from rayrun.metrics import Result
 from rayrun.report import Report, Value
@@ -16,6 +17,8 @@ BEGAN = {
     "random": "random weights in the architecture of the kept layers",
     "narrow": "random weights in a decoder of another width",
 }
+FEW = 30
+"""Points of a curve that are marked."""
 
 
 def report(config: LayerSelectConfig, result: Result, start: AnyStart, model: str) -> Report:
@@ -37,8 +40,13 @@ def report(config: LayerSelectConfig, result: Result, start: AnyStart, model: st
     )
     page.heading(f"On {result.rows:,} {result.split} samples")
     _metrics(page, result)
-    page.heading("Losses")
-    page.plot(_curves(details), caption="Mean of each objective over its own targets")
+    page.heading("Losses of training")
+    page.plot(
+        _curves(details),
+        caption="Mean of each objective over its own targets, each point of "
+        f"{LOG_EVERY_STEPS} steps: other rows than the point before, and the task's loss moves with "
+        "them",
+    )
     page.heading("Cost")
     _cost(page, details)
     if stages := cast("list[Json]", details["stages"]):
@@ -56,14 +64,16 @@ def report(config: LayerSelectConfig, result: Result, start: AnyStart, model: st
 def _metrics(page: Report, result: Result) -> None:
     retained = cast(Json, result.details["retained"])[result.split]
     before, full = (result.baselines[name]["next_item"] for name in ("before", "full"))
+    after = result.metrics["next_item"]
     rows: list[list[Value]] = [
-        [name, before[name], value, full[name], _ratio(retained["after"].get(name))]
-        for name, value in result.metrics["next_item"].items()
+        [name, before[name], after[name], full[name], _ratio(retained["after"].get(name))]
+        for name in in_order(after)
     ]
     page.table(
         ["metric", "before healing", "after", "full model", "after / full"],
         rows,
-        caption="Intervals: 95 %, user bootstrap of the ratio, paired",
+        caption="Intervals: 95 %, user bootstrap of the ratio, paired. Of loss, RMSE and MAE "
+        "lower is better",
     )
 
 
@@ -76,11 +86,15 @@ def _ratio(found: Json | None) -> str:
 
 
 def _curves(details: Json) -> Any:
+    from matplotlib.figure import Figure
+
     names = details["objectives"]
     fig = Figure(figsize=(2.6 * len(names) + 1, 2.6), layout="constrained")
     axes = fig.subplots(1, len(names), squeeze=False)[0]
     for place, (name, one) in enumerate(zip(names, axes, strict=True), start=1):
-        one.plot([row[0] for row in details["losses"]], [row[place] for row in details["losses"]])
+        steps = [row[0] for row in details["losses"]]
+        marker = "o" if len(steps) <= FEW else None
+        one.plot(steps, [row[place] for row in details["losses"]], marker=marker, markersize=3)
         one.set(xlabel="optimizer steps", ylabel=name)
     return fig
 
@@ -91,8 +105,8 @@ def _cost(page: Report, details: Json) -> None:
         ["optimizer steps", cost["steps"]],
         ["tokens learnt", cost["tokens"]],
         ["tokens the teacher was asked about", cost["teacher_tokens"]],
-        ["seconds", round(cost["seconds"], 1)],
-        ["floating-point operations, estimated", f"{cost['flop']:.3g}"],
+        ["time", f"{cost['seconds']:,.1f} s"],
+        ["floating-point operations of both, estimated", f"{cost['flop']:.3g}"],
         ["parameters that learnt", details["parameters_learnt"]],
     ]
     page.table(["", ""], rows)

@@ -109,6 +109,13 @@ class Cache(Teacher):
             if not storage.exists(self._place(signal.name, number))
         ]
 
+    def asked_for(self, rows: Rows) -> int:
+        """Tokens of the rows that `fill` would ask the teacher about."""
+        numbers = {number for _, number in self.missing(rows)}
+        return sum(
+            rows[slice(n * ROWS_PER_FILE, (n + 1) * ROWS_PER_FILE)].num_tokens for n in numbers
+        )
+
     def fill(
         self,
         worker: Worker,
@@ -119,7 +126,7 @@ class Cache(Teacher):
         micro_rows: int,
         bf16: bool,
         progress: Callable[[str], None],
-    ) -> int:
+    ) -> None:
         """Ask the teacher about all rows of which something is missing. A collective.
 
         Args:
@@ -130,17 +137,13 @@ class Cache(Teacher):
             micro_rows: see `Online`.
             bf16: see `Online`.
             progress: told how far it is.
-
-        Returns:
-            Tokens of the rows that the teacher saw here.
         """
         missing: dict[int, list[Signal]] = {}
         for signal, number in self.missing(rows):
             missing.setdefault(number, []).append(signal)
         worker.barrier()  # all look before any writes
-        tokens, done = 0, 0
         mine = [n for n in missing if n % worker.world_size == worker.rank]
-        for number in mine:
+        for done, number in enumerate(mine, start=1):
             part = rows[slice(number * ROWS_PER_FILE, (number + 1) * ROWS_PER_FILE)]
             asked = Online(teacher, missing[number], micro_rows=micro_rows, bf16=bf16)
             here = part.to(worker.device)
@@ -153,10 +156,8 @@ class Cache(Teacher):
                 }
                 content = save({"starts": starts, **columns})
                 storage.write_bytes(self._place(signal.name, number), content)
-            tokens, done = tokens + part.num_tokens, done + 1
             progress(f"asking the teacher, {done} of {len(mine)}")
         worker.barrier()
-        return tokens
 
     def said(self, batch: Numbered) -> Said:
         """See `Teacher`.

@@ -1,5 +1,6 @@
 """Healing on one of the workers of a run."""
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from layer_select.heal.start import AnyStart, Started
 from layer_select.heal.students import Begun, Healed, begin, student_of, teacher_of
 from layer_select.heal.teacher import Cache, Online, Silent, Teacher
 from layer_select.opened import Opened, open_on_worker
-from layer_select.pretrain.texts import TextMaker
+from layer_select.pretrain.texts import Rows, TextMaker
 from layer_select.sources.huggingface_write import write_folder
 from layer_select.task.head import written_projection
 from layer_select.task.run import RecommendationTask
@@ -171,7 +172,8 @@ def _teacher(
     key = digest_of([argument["digests"], cut, how]).removeprefix("sha256:")[:16]
     cache = Cache(storage.join(argument["cache"], key), signals)
     total = heal.steps or heal.epochs * -(-len(curriculum.rows(0)) // heal.batch_rows)
-    tokens = cache.fill(
+    tokens = _asked(worker, cache, curriculum.kept, argument)
+    cache.fill(
         worker,
         full,
         curriculum.kept,
@@ -180,8 +182,22 @@ def _teacher(
         bf16=bf16,
         progress=lambda note: worker.progress(0, total, note),
     )
-    count = torch.tensor(float(tokens), dtype=torch.float64, device=worker.device)
-    return cache, int(worker.sum(count).item())
+    return cache, tokens
+
+
+def _asked(worker: Worker, cache: Cache, rows: Rows, argument: Json) -> int:
+    """Tokens that this run asks the teacher about: told when it begins, and the same to an attempt
+    that goes on after files stand.
+    """
+    place = f"{argument['model']}.asked.json"
+    key = argument["key"]
+    if worker.rank == 0:
+        known = json.loads(storage.read_bytes(place)) if storage.exists(place) else {}
+        if known.get("key") != key:
+            told = {"key": key, "tokens": cache.asked_for(rows)}
+            storage.write_bytes(place, json.dumps(told).encode())
+    worker.barrier()
+    return int(json.loads(storage.read_bytes(place))["tokens"])
 
 
 def _measured(worker: Worker, recommender: Recommender, opened: Opened) -> dict[Part, Reached]:

@@ -194,7 +194,9 @@ def memory(
         parts["item vectors and scores of all items"] = items * (sizes.width + 4 * rows) * 4
     host: dict[str, int] = {}
     if "products" in needs:
-        host["signed sums Σ g w (two, float64)"] = 2 * sizes.blocks * 8
+        host["signed sums Σ g w (two, float64; {type: taylor, signed: false} has none)"] = (
+            2 * sizes.blocks * 8
+        )
     return Memory(parts, host, chunk)
 
 

@@ -108,6 +108,12 @@ def test_a_second_student_of_the_teacher_uses_what_it_said(compact, quick, cache
     place, first = compact
     _, found = healed_here(quick, Cut(kept=(0, 3, 11)), tmp_path, cache)
     assert found["cost"]["teacher_tokens"] == first["cost"]["teacher_tokens"]  # another layer
+    _, again = healed_here(quick, Cut(kept=(0, 3, 11)), tmp_path, cache)
+    assert (
+        again["started_at"] == again["cost"]["steps"]
+    )  # goes on at its end: the cost is all of it
+    assert again["cost"]["teacher_tokens"] == found["cost"]["teacher_tokens"]
+    assert again["cost"]["flop"] == found["cost"]["flop"]
     (tmp_path / "b").mkdir()
     _, found = healed_here(quick, Cut(kept=(0, 3, 11)), tmp_path / "b", cache)
     assert found["cost"]["teacher_tokens"] == 0

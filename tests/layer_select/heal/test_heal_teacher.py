@@ -27,7 +27,8 @@ def rows(tiny_healing):
 def fill(cache, full, curriculum, tmp_path, dtype="float32"):
     worker = SingleWorker(tmp_path / "worker")
     told = []
-    tokens = cache.fill(
+    tokens = cache.asked_for(curriculum)
+    cache.fill(
         worker, full, curriculum, dtype=dtype, micro_rows=5, bf16=False, progress=told.append
     )
     return tokens, told
