@@ -5,8 +5,6 @@ beside.
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from infnet.config import InfnetConfig
 from infnet.train.journal import LOWER_IS_BETTER, watched_metric
 from rayrun import storage
@@ -65,6 +63,8 @@ def _step(outcome: Json) -> str:
 
 
 def _curves(page: Report, config: InfnetConfig, records: list[Record]) -> None:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for task in config.tasks:

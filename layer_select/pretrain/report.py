@@ -2,8 +2,6 @@
 
 from typing import cast
 
-from matplotlib.figure import Figure
-
 from layer_select.config import LayerSelectConfig
 from layer_select.pretrain.student import LOSSES
 from rayrun.config import Json
@@ -13,6 +11,8 @@ from rayrun.report import Report, Value
 
 def report(config: LayerSelectConfig, result: Result) -> Report:
     """The page."""
+    from matplotlib.figure import Figure
+
     details = result.details
     page = Report(f"Pretraining of {config.name}", subtitle=f"configuration {config.digest()}")
     page.text(
