@@ -104,7 +104,7 @@ def page(run: Run, command: str, notes: list[str]) -> str:
     ]
     if "transfer" in details["domains"]:
         parts += domain(details, "transfer", "## Another domain")
-    parts += [*before_healing(run), *costs(run), *export(run)]
+    parts += [*choices(run), *before_healing(run), *costs(run), *export(run)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -131,6 +131,24 @@ def domain(details: Json, name: str, heading: str) -> list[str]:
     if told["retained"]:
         lines += ["Share of the full model's value, paired:", table(*retained_rows(told))]
     return lines
+
+
+def choices(run: Run) -> list[str]:
+    """As many layers, chosen otherwise, and nothing healed: what the plan was compared with."""
+    select = run.of["select"]
+    (task,) = select["metrics"]
+    names = [n for n in ("loss", "ndcg@10", "mrr", "hr@10") if n in select["metrics"][task]]
+    each = {"full": select["baselines"]["full"], "the plan": select["metrics"]}
+    each |= {who: of for who, of in select["baselines"].items() if who != "full"}
+    rows = [
+        [who.replace("_", " "), *(f"{of[task][n]:.4f}" for n in names)] for who, of in each.items()
+    ]
+    return [
+        "## The choice by itself",
+        "As many layers by other choices, nothing repaired or healed. The plan was chosen by the "
+        f"loss on the calibration samples; these are the {select['split']} samples:",
+        table(["choice", *names], rows),
+    ]
 
 
 def before_healing(run: Run) -> list[str]:

@@ -2,7 +2,6 @@
 
 from typing import Any, cast
 
-
 from layer_select.config import LayerSelectConfig
 from layer_select.evaluate.report import in_order
 from layer_select.heal.start import AnyStart
@@ -44,8 +43,8 @@ def report(config: LayerSelectConfig, result: Result, start: AnyStart, model: st
     page.plot(
         _curves(details),
         caption="Mean of each objective over its own targets, each point of "
-        f"{LOG_EVERY_STEPS} steps: other rows than the point before, and the task's loss moves with "
-        "them",
+        f"{LOG_EVERY_STEPS} steps: other rows than the point before, and the loss of the task "
+        "moves with them",
     )
     page.heading("Cost")
     _cost(page, details)
