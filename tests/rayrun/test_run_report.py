@@ -202,6 +202,7 @@ def test_outputs_of_kfp_are_filled_from_the_result(tmp_path):
     assert model.metadata == {
         "key": "sha256:k", "digest": "sha256:d", "cached": True,
         "config_digest": written.config_digest, "rows": 1234,
+        "kind": "x.run", "created": written.created, "git_commit": written.git_commit,
     }  # fmt: skip
     assert metrics.metadata == {"metrics.click.auc": 0.75}
     assert (tmp_path / "page.html").exists()
