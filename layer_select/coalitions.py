@@ -14,22 +14,21 @@ Shapes: N samples of all workers, L layers, K metrics.
 """
 
 import itertools
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from layer_select.coalitions_journal import Journal
 from layer_select.decoder import Decoder
 from layer_select.traversal import DepthFirst, LayerMajor, Layers, Traversal, common
+from rayrun import storage
 from rayrun.config import ConfigError
 from rayrun.ray.worker import Worker
 
 MEMORY_BYTES = 1 << 30
-FORMAT_VERSION = 1
 
 AT_ONCE = 256
 """Sets between two entries in the journal: what a kill may cost."""
@@ -51,7 +50,7 @@ class Coalitions:
         batches: Sequence[Any],
         worker: Worker,
         *,
-        journal: Path | None = None,
+        journal: storage.Uri | None = None,
         key: str = "",
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
@@ -62,8 +61,8 @@ class Coalitions:
             objective: `layer_select.task`'s, of this decoder.
             batches: all micro-batches of the part, the same on every worker.
             worker: who else computes.
-            journal: JSONL file, written by rank 0, that a later object of the same `key` goes on
-                from; None on all ranks or on none.
+            journal: JSONL file, a path or `s3://` URI, written by rank 0, that a later object of
+                the same `key` goes on from; None on all ranks or on none.
             key: what the values depend on (digests of model and task, the part).
             memory_bytes: of hidden states kept between sets, and of a decoder that streams also of
                 those on their way; what does not fit is computed again, in more groups.
@@ -97,7 +96,7 @@ class Coalitions:
         )
         self._naive = 0
         self._evaluated = 0
-        self._journal = _Journal(journal, key, self._shape) if journal is not None else None
+        self._journal = Journal(journal, key, self._shape) if journal is not None else None
         if self._journal is not None:
             self._resume(self._journal)
 
@@ -231,7 +230,7 @@ class Coalitions:
         values = [self._objective.loss(normed, batch), *(metrics[n] for n in self.metric_names)]
         return torch.stack([value.detach().double().cpu() for value in values], dim=-1)
 
-    def _resume(self, journal: "_Journal") -> None:
+    def _resume(self, journal: Journal) -> None:
         """What rank 0 finds in its journal becomes known to all."""
         found = dict(journal.read()) if self._worker.rank == 0 else {}
         count = self._total(len(found))
@@ -247,42 +246,3 @@ class Coalitions:
         )
         for mask, known in zip(masks, values, strict=True):
             self._values[tuple(mask.nonzero().flatten().tolist())] = known
-
-
-class _Journal:
-    """JSONL: a head that says what it is of, then a line for each set. A torn last line is none."""
-
-    def __init__(self, path: Path, key: str, shape: tuple[int, int]) -> None:
-        self._path = path
-        self._shape = shape
-        self._head = {"format_version": FORMAT_VERSION, "key": key, "shape": list(shape)}
-
-    def read(self) -> Iterator[tuple[Layers, Tensor]]:
-        """All whole entries; the file is begun if it is not there, and a torn end is cut off."""
-        text = self._path.read_bytes() if self._path.exists() else b""
-        whole = text[: text.rfind(b"\n") + 1]
-        if not whole:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_bytes(json.dumps(self._head).encode() + b"\n")
-            return
-        if len(whole) < len(text):
-            self._path.write_bytes(whole)
-        head, *lines = whole.decode().splitlines()
-        try:
-            found = json.loads(head)
-            entries = [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise ConfigError(f"{self._path} is damaged ({error}); remove it") from None
-        if found != self._head:
-            raise ConfigError(
-                f"{self._path} must be the journal of {self._head}, found {found}; remove it, or "
-                "give the run another cache"
-            )
-        for entry in entries:
-            values = torch.tensor(entry["values"], dtype=torch.float64)
-            yield tuple(entry["kept"]), values.reshape(self._shape)
-
-    def add(self, kept: Layers, values: Tensor) -> None:
-        line = json.dumps({"kept": kept, "values": values.tolist()}) + "\n"
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line)

@@ -33,6 +33,7 @@ from rayrun.object_store import (
     storage_errors,
 )
 from rayrun.replacing import (
+    MANIFEST,
     check_room,
     refuse_strangers,
     replacing,
@@ -285,7 +286,9 @@ def remove(uri: Uri) -> None:
     with storage_errors(uri), suppress(FileNotFoundError):
         if path is None:
             filesystem, key = remote(uri)
-            delete(uri, sorted(str(name) for name in filesystem.find(key)))
+            found = [str(name) for name in filesystem.find(key)]
+            # Manifests first: what is half removed is not taken for whole.
+            delete(uri, sorted(found, key=lambda name: (not name.endswith(f"/{MANIFEST}"), name)))
         elif path.is_dir():
             shutil.rmtree(path)
         else:

@@ -142,16 +142,14 @@ def _measure(worker: Worker, config: LayerSelectConfig, opened: Opened, argument
     objective = opened.task.objective(decoder)
     batches = opened.task.batches("calibration")
     needed = memory_of(config, opened)
-    local = storage.local_path(argument["state"])
 
     def coalitions() -> Coalitions:
-        journal = None if local is None else local / "coalitions.jsonl"
         return Coalitions(
             decoder,
             objective,
             batches,
             worker,
-            journal=journal,
+            journal=storage.join(argument["state"], "coalitions.jsonl"),
             key=argument["key"],
             memory_bytes=removal_bytes(section.execution),
         )

@@ -11,7 +11,6 @@ import json
 import time
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -182,13 +181,12 @@ class _Measured:
         if not getattr(task, part):
             return None
         name = f"{part}_shuffled" if shuffled else part
-        place = storage.local_path(self._argument["state"])
         return Coalitions(
             self._decoder,
             self._objective,
             self._opened.task.batches(part, shuffled_targets=shuffled),  # type: ignore[arg-type]
             self._worker,
-            journal=None if place is None else Path(place) / f"{name}.jsonl",
+            journal=storage.join(self._argument["state"], f"{name}.jsonl"),
             key=f"{self._argument['key']} {name}",
             memory_bytes=self._memory,
         )

@@ -234,6 +234,23 @@ def test_a_killed_search_goes_on_without_evaluating_anything_twice(decoder, work
     assert third.computed == third.evaluations == 0
 
 
+def test_a_search_with_its_journal_on_s3_goes_on_from_what_was_written(decoder, worker, bucket):
+    """An object is written again as a whole; here after every set."""
+    place, key, sets = f"{bucket}/run/journal.jsonl", "k", [(0, 1), (0, 2), (3,)]
+    first = coalitions(decoder, worker, journal=place, key=key)
+    first._journal._flush_s = 0.0
+    losses = [first.loss(one) for one in sets]
+    second = coalitions(decoder, worker, journal=place, key=key)
+    assert [second.loss(one) for one in sets] == losses
+    assert (first.computed, second.computed) == (3, 0)
+    second.loss((4,))  # not yet written: 20 s have not passed
+    third = coalitions(decoder, worker, journal=place, key=key)
+    assert [third.loss(one) for one in sets] == losses
+    assert (third.computed, third.loss((4,)) == second.loss((4,)), third.computed) == (0, True, 1)
+    with pytest.raises(ConfigError, match=r"must be the journal of .*'two'.*found .*'k'"):
+        coalitions(decoder, worker, journal=place, key="two")
+
+
 def test_all_workers_resume_from_the_journal_of_the_first(tmp_path):
     journal = tmp_path / "journal.jsonl"
     expected = on_workers(2, lambda *one: searched(*one, journal))[0]
