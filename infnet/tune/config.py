@@ -66,7 +66,7 @@ class Tune(Config):
     trials: PositiveInt = 12
     """Points at most."""
     max_seconds: NonNegativeFloat = 0.0
-    """Stop all trials after so long; 0: never."""
+    """No trial starts after so long, those under way go on; 0: no limit."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds; a point that is not given up is trained with each, one after another. Their
     spread says which points the data can tell apart."""

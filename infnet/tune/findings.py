@@ -127,9 +127,11 @@ def findings(plan: Search, outcomes: list[Outcome]) -> Findings:
             once.setdefault(text_of(outcome.values), outcome)
     finished = list(once.values())
     if not finished:
+        failed = [outcome.error for outcome in outcomes if outcome.state == "failed"]
         raise ConfigError(
-            f"none of the {len(outcomes)} trials ran to its end; raise tune.max_seconds, or lower "
-            "train.epochs"
+            f"none of the {len(outcomes)} trials ran to its end: {len(failed)} failed "
+            f"({failed[0] if failed else 'none'}), the others were stopped; mend what failed, or "
+            "set tune.scheduler to {type: none}"
         )
     name = next(iter(plan.objectives))
     scores = [

@@ -113,6 +113,11 @@ def repeat(trial: Trial, found: Json) -> Json:
     return result
 
 
+def leave_out(trial: Trial) -> None:
+    """Say that it was not begun."""
+    _write(trial, _new(trial) | {"state": "left out", "ended": time.time()})
+
+
 def fail(trial: Trial, error: BaseException) -> None:
     """Say why the trial failed."""
     record = read_record(trial.place, trial.id) or _new(trial)

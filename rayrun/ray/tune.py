@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,7 @@ class Search:
     trials: int = 12
     """Points at most."""
     max_seconds: float = 0.0
-    """Stop all trials after so long; 0: never."""
+    """No trial starts after so long, those under way go on; 0: no limit."""
     max_concurrent: int = 0
     """Trials at once; 0: as many as there are CPUs (and GPUs) for."""
     workers: int = 1
@@ -95,7 +96,7 @@ class Outcome:
     id: str
     values: Point
     state: Literal["finished", "stopped", "failed"]
-    """`stopped`: by the scheduler or the time, before its end."""
+    """`stopped`: by the scheduler before its end, or not begun when the time was over."""
     objectives: dict[str, float]
     """Of its end, or of its last report; empty where there is none."""
     reports: list[Json] = field(default_factory=list[Json])
@@ -171,11 +172,16 @@ def _tuner(
 
     texts = [path for path, entry in plan.space.items() if isinstance(entry, Choice)]
     objectives = tuple(plan.objectives)
+    until = time.time() + plan.max_seconds if plan.max_seconds else float("inf")
 
     def trainable(config: dict[str, Any]) -> None:
         values = config.get("point") or _decoded(config, texts)
         identity = str(tune.get_context().get_trial_id())
-        _on_trial(Trial(identity, values, place, objectives), function, argument)
+        trial = Trial(identity, values, place, objectives)
+        if time.time() > until:
+            _leave_out(trial)
+        else:
+            _on_trial(trial, function, argument)
 
     # Workers of a trial take CPUs of their own; its own process then only waits for them.
     alone = plan.workers == 1
@@ -205,7 +211,6 @@ def _tuner(
             scheduler=_scheduler(plan),
             num_samples=plan.trials if known is None else 1,
             max_concurrent_trials=_concurrent(plan, compute),
-            time_budget_s=plan.max_seconds or None,
             reuse_actors=alone,
             trial_dirname_creator=_directory,
         ),
@@ -311,6 +316,13 @@ def _on_trial(trial: Trial, function: TrialFunction, argument: Json) -> None:
     tune.report({STEP: last, FINISHED: 1, **cast(Json, result["objectives"])})
 
 
+def _leave_out(trial: Trial) -> None:
+    """The time is over: the trial ends without a report that anybody goes by."""
+    tune: Any = importlib.import_module("ray.tune")
+    trials.leave_out(trial)
+    tune.report({STEP: 0, **{name: float("nan") for name in trial.objectives}})
+
+
 def _outcome(result: Any, place: str, plan: Search) -> Outcome:
     name = Path(str(result.path)).name
     record = trials.read_record(place, name)
@@ -364,7 +376,7 @@ def _shown(place: str, total: int, title: str) -> Generator[None]:
                 for name in _names(place):
                     with contextlib.suppress(ConfigError, OSError, ValueError):
                         record = {} if name in ended else trials.read_record(place, name) or {}
-                        if record.get("state") in ("finished", "failed"):
+                        if record.get("state") in ("finished", "failed", "left out"):
                             ended.add(name)
                             bar.advance(1)
                 if last:

@@ -79,6 +79,9 @@ def test_what_becomes_of_trials(tmp_path):
 
         again = search(width, {}, learning, compute=COMPUTE, place=str(tmp_path / "optuna"))
         assert again == found  # nothing ran again
+        late = Search(space=learning.space, objectives=learning.objectives, max_seconds=1e-3)
+        found = search(width, {}, late, compute=COMPUTE, place=str(tmp_path / "late"))
+        assert [(o.state, o.reports, o.objectives) for o in found] == [("stopped", [], {})] * 6
         one = Search(space={"a": Choice(values=(1, 2))}, objectives={"score": "max"})
         with pytest.raises(ConfigError, match="all 2 trials failed; the first: it is never poss"):
             search(refuse, {}, one, compute=COMPUTE, place=str(tmp_path / "refused"))
