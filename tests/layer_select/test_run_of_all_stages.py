@@ -1,6 +1,8 @@
 """`layer-select run`: the whole way of a small decoder, from its layers to a bundle."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,17 @@ SETTINGS = (
     "evaluate.timing.repeats=2",
     "evaluate.bootstrap=100",
 )
+
+
+def page_of(out: Path) -> str:
+    """By the script that writes docs/results."""
+    file = Path(__file__).parents[2] / "bench" / "layers" / "run_page.py"
+    spec = importlib.util.spec_from_file_location("run_page", file)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script.page(script.Run(out), "a call", ["A note."])
 
 
 def test_the_stages_follow_each_other_and_are_not_made_again(tiny_model, tmp_path, capsys):
@@ -52,6 +65,12 @@ def test_the_stages_follow_each_other_and_are_not_made_again(tiny_model, tmp_pat
     for stage in STAGES:
         assert raw["inputs"][stage.verb] == manifest.content_of(str(out / stage.folder))
         assert f'href="{stage.folder}/report.html"' in (out / "report.html").read_text()
+    page = page_of(out)
+    assert "tiny: 12 layers to 3" in page
+    for line in result["details"]["targets"]:
+        assert line["name"] in page
+    for heading in ("The choice by itself", "Before and after healing", "Exported, and read back"):
+        assert f"## {heading}" in page
     written = {stage.folder: (out / stage.folder / "manifest.json").stat() for stage in STAGES}
 
     storage.remove(out / "bundle")
