@@ -83,7 +83,10 @@ class Findings:
         for index in order:
             value = self.finished[index].values[path]
             found.setdefault(text_of(value), (value, index, self.verdict.differences[index]))
-        return sorted(found.values(), key=lambda each: _key(each[0]))
+        listed = self.plan.space[path].listed()
+        if listed is None:
+            return sorted(found.values(), key=lambda each: float(str(each[0])))
+        return [found[text] for value in listed if (text := text_of(value)) in found]
 
     def to_json(self) -> Json:
         """As plain data, for `result.json`."""
@@ -152,11 +155,6 @@ def shown(outcome: Outcome) -> str:
 def plain(value: object) -> str:
     """A value as a person writes it."""
     return f"{value:.4g}" if isinstance(value, float) else text_of(value).strip('"')
-
-
-def _key(value: object) -> tuple[int, float, str]:
-    number = isinstance(value, int | float)
-    return (0, float(value), "") if number else (1, 0.0, text_of(value))
 
 
 def costs_of(found: Findings, name: str) -> list[float | None]:

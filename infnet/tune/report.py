@@ -53,11 +53,10 @@ def _axes(page: Report, found: Findings) -> None:
     drawn, axes = figure(3.4 * columns, 3.0 * lines, rows=lines, columns=columns)
     flat: list[Any] = list(axes.flat) if hasattr(axes, "flat") else [axes]
     for path, plot in zip(paths, flat, strict=False):
-        values = [outcome.values[path] for outcome in found.finished]
-        _spread(plot, found, values)
         best = [(value, found.verdict.means[index]) for value, index, _ in found.by_value(path)]
         labels = [v if _is_number(v) else plain(v) for v, _ in best]
         plot.plot(labels, [mean for _, mean in best], "-", linewidth=1, alpha=0.6)
+        _spread(plot, found, [outcome.values[path] for outcome in found.finished])
         numbers = [v for v, _ in best if isinstance(v, int | float)]
         if len(numbers) == len(best) > 2 and min(numbers) > 0:
             plot.set_xscale("log", base=2)
