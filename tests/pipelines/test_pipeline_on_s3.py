@@ -19,15 +19,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from infnet.config import InfnetConfig
+from layer_select.config import LayerSelectConfig
+from layer_select.pretrain import build
+from layer_select.pretrain.run import on_worker
 from pipelines.__main__ import main
 from pipelines.processes import below
 from rayrun import manifest, storage
-from rayrun.config import load
+from rayrun.config import load, validate
+from rayrun.data.sequences import open_sequences
 from rayrun.data.simulate import catalogue
 from rayrun.data.source import open_source
+from rayrun.ray.worker import SingleWorker
 from tests.layer_select.conftest import TINY
 from tests.rayrun.faulty_s3 import faulty_s3
 
@@ -74,6 +80,28 @@ def write_configs(folder: Path, root: str) -> None:
     raw["data"]["source"] = {"path": f"{root}/raw/log.parquet", "columns": COLUMNS}
     (folder / "scorer.yaml").write_text(json.dumps(raw))
     (folder / "llm.yaml").write_text(json.dumps(LLM).replace("{root}", root))
+
+
+def write_model(folder: Path, root: str) -> str:
+    """A small decoder that has seen the clicks once, as another would have put it into a bucket."""
+    config = validate(LayerSelectConfig, json.loads((folder / "llm.yaml").read_text()), where="llm")
+    sequences = open_sequences(config.data)
+    argument = {
+        "config": config.to_dict(),
+        "tokenizer": build.tokenizer_of(config, sequences),
+        "data": sequences.digest,
+        "infnet_data": "",
+        "model": str(folder / "made" / "model"),
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    on_worker(SingleWorker(folder / "made" / "state"), argument)
+    torch.set_num_threads(threads)
+    for name in storage.names(folder / "made" / "model"):
+        content = (folder / "made" / "model" / name).read_bytes()
+        storage.write_bytes(f"{root}/raw/model/{name}", content)
+    shutil.rmtree(folder / "made")
+    return f"{root}/raw/model"
 
 
 @dataclass(frozen=True)
@@ -139,7 +167,11 @@ def start(bucket, tmp_path):
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-UNASKED = {"tune", "embed", "prepare_llm_features", "train_llm_features", "evaluate_llm_features"}
+UNASKED = {
+    "tune",  # search=false
+    "pretrain",  # a model is given
+    *("embed", "prepare_llm_features", "train_llm_features", "evaluate_llm_features"),
+}
 
 
 @pytest.mark.ray
@@ -153,6 +185,9 @@ def test_side_by_side_runs_and_serves_with_everything_on_s3(start, bucket, tmp_p
         "side_by_side",
         "config=scorer.yaml",
         "llm_config=llm.yaml",
+        f"model={write_model(tmp_path, root)}",
+        f"live={root}/live/scorer",
+        f"llm_live={root}/live/recommender",
         "search=false",
         "--serve",
         "--exit",
@@ -170,6 +205,9 @@ def test_side_by_side_runs_and_serves_with_everything_on_s3(start, bucket, tmp_p
         assert steps[name]["uri"].startswith(f"{root}/")
         manifest.verify(steps[name]["uri"])
         assert storage.exists(f"{found.records}/steps/{name}.json")
+    for step, live in (("export", "scorer"), ("export_llm", "recommender")):
+        live_digest = manifest.content_of(f"{root}/live/{live}")
+        assert live_digest == manifest.content_of(steps[step]["uri"])
     there = storage.names(root)
     assert not [name for name in there if name.endswith((".lock", ".incomplete"))]
     trained = steps["train"]["uri"].removeprefix(f"{root}/")
