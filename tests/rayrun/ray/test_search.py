@@ -69,6 +69,7 @@ def test_what_becomes_of_trials(tmp_path):
             objectives={"score": "max", "cost": "min"},
             searcher=OptunaSearcher(startup=2),
             trials=8,
+            max_concurrent=1,
         )
         found = search(width, {}, learning, compute=COMPUTE, place=str(tmp_path / "optuna"))
         assert {outcome.state for outcome in found} == {"finished"}
