@@ -12,7 +12,7 @@ RUN_NAME := $(basename $(notdir $(CONFIG)))
 OUT ?= $(RUNS)/$(RUN_NAME)
 LIVE := $(if $(findstring ://,$(OUT)),$(OUT),$(abspath $(OUT)))/live
 
-.PHONY: help install run serve test check bench format golden clean
+.PHONY: help install run serve test test-whole check bench format golden clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,8 +35,11 @@ serve: install ## both applications on one port, as `make run` left them live, u
 	@$(BIN)/python -m pipelines serve configs/serve/side_by_side.yaml \
 	  --set applications.scorer.bundle=$(LIVE)/scorer --set applications.recommender.bundle=$(LIVE)/recommender
 
-test: install ## all CPU tests (set INFNET_DATA to include those on real data)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: install ## all CPU tests but those of whole pipelines (set INFNET_DATA to include those on real data)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not whole"
+
+test-whole: install ## whole pipelines from the log to answers over HTTP, here and on S3 (some 15 minutes)
+	@$(BIN)/python -m pytest -m whole
 
 check: install ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }

@@ -52,6 +52,7 @@ def killed(verb: str, arguments: list[str], journal: Path, entries: int) -> None
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.whole
 def test_killed_runs_go_on_and_workers_make_no_difference(tiny_config, tiny_model, tmp_path):
     """Scores by two workers that share the blocks out (ZeRO-3), also of sets of layers; a plan that
     one worker began and two end. Both are those of a single process.

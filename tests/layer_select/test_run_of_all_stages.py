@@ -13,7 +13,7 @@ from layer_select.run import STAGES
 from rayrun import manifest, storage
 from tests.layer_select.conftest import TINY
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.whole]
 
 SETTINGS = (
     "task.test=40",
