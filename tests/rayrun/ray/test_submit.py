@@ -270,8 +270,8 @@ class Client:
         return self.process.wait(timeout=60)
 
 
-RAYS_OWN = "ray::(IDLE|DashboardAgent|RuntimeEnvAgent|JobSupervisor)"
-"""Processes of a cluster that does nothing."""
+RAYS_OWN = "ray::(IDLE|DashboardAgent|RuntimeEnvAgent|JobSupervisor|_AutoscalingCoordinatorActor)"
+"""Processes of a cluster that does nothing; the last stays once Ray Data has run on it."""
 
 PRINTS = """
 import sys, time
