@@ -61,4 +61,10 @@ def layers_embed(
         task_config=task_config,
     )
     fill(done, vectors, metrics=metrics, report=report, checkpoint=student)
-    return (done.uri,)
+    if not item_column:
+        return (done.uri, scorer_sets)
+    assert done.result is not None
+    width = done.result.details["width"]
+    place = f"path: '{done.uri}/items.parquet', key: item, width: {width}"
+    feature = f"{{type: pretrained, column: {item_column}, {place}}}"
+    return (done.uri, [*scorer_sets, f"features.llm_item={feature}", "rivals={}"])
