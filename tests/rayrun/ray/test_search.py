@@ -1,8 +1,10 @@
 """A search over functions that know no model: what is stopped, fails, repeats; and its records."""
 
 import json
+import sys
 
 import pytest
+from ray import cloudpickle
 
 from rayrun.config import ConfigError
 from rayrun.ray import trial as trials
@@ -38,6 +40,7 @@ def refuse(trial, argument):
 
 @pytest.mark.ray
 def test_what_becomes_of_trials(tmp_path):
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
     with session(COMPUTE):
         values = (9, 8, 7, 0, -1, 10)
         halving = Search(
@@ -79,7 +82,7 @@ def test_what_becomes_of_trials(tmp_path):
             assert outcome.objectives["score"] == sum(outcome.values["widths"])
 
         again = search(width, {}, learning, compute=COMPUTE, place=str(tmp_path / "optuna"))
-        assert again == found  # nothing ran again
+        assert {o.id: o for o in again} == {o.id: o for o in found}  # nothing ran again
         late = Search(space=learning.space, objectives=learning.objectives, max_seconds=1e-3)
         found = search(width, {}, late, compute=COMPUTE, place=str(tmp_path / "late"))
         assert [(o.state, o.reports, o.objectives) for o in found] == [("stopped", [], {})] * 6
