@@ -185,13 +185,9 @@ def _tuner(
 
     # Workers of a trial take CPUs of their own; its own process then only waits for them.
     alone = plan.workers == 1
-    trainable = tune.with_resources(
-        trainable,
-        {
-            "cpu": compute.cpus_per_worker if alone else 0,
-            "gpu": compute.gpus_per_worker if alone else 0,
-        },
-    )
+    own = {"cpu": compute.cpus_per_worker, "gpu": compute.gpus_per_worker}
+    nearly_none = {"cpu": 0, "memory": 1}  # Tune takes no empty bundle: a byte
+    trainable = tune.with_resources(trainable, own if alone else nearly_none)
     filesystem, root = storage.arrow_filesystem(place)
     state = storage.join(root, STATE)
     if _begun(place) and tune.Tuner.can_restore(state, storage_filesystem=filesystem):
