@@ -189,15 +189,20 @@ def test_a_bundle_that_is_served_from_where_it_is_live_is_not_copied_onto_itself
 
 
 @pytest.fixture
-def foreign() -> Iterator[tuple[str, int | None]]:
-    """A temporary directory in which another user's Ray has left its own, and who we are there."""
+def foreign() -> Iterator[Path]:
+    """A temporary directory in which another user's Ray has left its own, closed to us.
+
+    Root may enter everything, so for root it only belongs to another user.
+    """
     folder = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))
     left = folder / "ray"
     (left / "session_latest").mkdir(parents=True)
     (left / "ray_current_cluster").write_text("127.0.0.1:1")
-    left.chmod(0o000 if os.geteuid() else 0o700)
-    folder.chmod(0o777)
-    yield str(folder), None if os.geteuid() else NOBODY
+    if os.geteuid() == 0:
+        for place in (left / "ray_current_cluster", left / "session_latest", left):
+            os.chown(place, NOBODY, NOBODY)
+    left.chmod(0o700 if os.geteuid() == 0 else 0o000)
+    yield folder
     left.chmod(0o700)
     for number in below(str(folder)):  # of a test that failed
         with contextlib.suppress(ProcessLookupError):
@@ -216,15 +221,10 @@ with session(LocalCompute(num_cpus=1, object_store_bytes=100_000_000)):
 
 @pytest.mark.ray
 def test_a_local_ray_is_our_own_beside_a_dead_one_and_what_another_user_left(foreign):
-    folder, user = foreign
-    environment = {"TMPDIR": folder, "HOME": folder, "RAY_ADDRESS": "127.0.0.1:1"}
     done = subprocess.run(
         [sys.executable, "-c", STARTS],
         cwd=ROOT,
-        env={**os.environ, **environment, "PYTHONDONTWRITEBYTECODE": "1"},
-        user=user,
-        group=user,
-        extra_groups=None if user is None else [],
+        env={**os.environ, "TMPDIR": str(foreign), "RAY_ADDRESS": "127.0.0.1:1"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -233,5 +233,8 @@ def test_a_local_ray_is_our_own_beside_a_dead_one_and_what_another_user_left(for
     address = done.stdout.strip()
     assert address
     assert address != "127.0.0.1:1"
-    assert below(folder) == []
-    assert sorted(os.listdir(folder)) == ["ray"]
+    assert below(str(foreign)) == []
+    assert os.listdir(foreign) == ["ray"], "our own Ray leaves nothing"
+    (foreign / "ray").chmod(0o700)
+    assert (foreign / "ray" / "ray_current_cluster").read_text() == "127.0.0.1:1"
+    assert sorted(os.listdir(foreign / "ray")) == ["ray_current_cluster", "session_latest"]
