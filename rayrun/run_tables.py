@@ -60,8 +60,9 @@ def applications(report: Report, results: Results) -> None:
 
 def models(report: Report, results: Results) -> None:
     """The model beside others, once for each step that measured them on the test rows."""
+    begun = False
     for step, result in results.items():
-        if result is None or result.split != "test" or not result.baselines:
+        if result is None or result.split != "test" or set(result.baselines) <= {WITHOUT}:
             continue
         measured = {"model": result.metrics, **result.baselines}
         rows: list[list[Value]] = []
@@ -71,13 +72,14 @@ def models(report: Report, results: Results) -> None:
                 values = [found.get(task, {}).get(name) for found in measured.values()]
                 rows.append([f"{task} {name}", *values])
         if rows:
-            report.heading(f"The model beside {', '.join(result.baselines)}")
-            caption = f"Test rows, measured by {step}; intervals are in its own report."
-            best = {
-                str(row[0]): "min" if str(row[0]).endswith(LESS_IS_BETTER) else "max"
-                for row in rows
-            }
-            report.table(["metric", *measured], rows, caption=caption, best=best)
+            if not begun:
+                report.heading("Models beside others")
+                begun = True
+            caption = (
+                f"{step}: The model beside {', '.join(result.baselines)} on test rows; intervals "
+                "are in its own report."
+            )
+            report.table(["metric", *measured], rows, caption=caption)
 
 
 def gains(report: Report, results: Results) -> None:
