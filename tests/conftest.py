@@ -1,10 +1,12 @@
 """A real S3 server over a socket, for whoever stores something."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -31,6 +33,14 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+@pytest.fixture
+def scratch() -> Iterator[str]:
+    """A short temporary directory for one Ray: names of sockets end at 107 bytes."""
+    folder = tempfile.mkdtemp(prefix="t", dir="/tmp")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -29,6 +29,10 @@ EXIT_S = 5.0
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray gives to the command of a job, and to it alone."""
 
+STARTS = 3
+LATE = "timed out during startup"
+"""What Ray says of a start that took longer than its fixed 30 s; tried `STARTS` times in all."""
+
 CONNECT_S = 10.0
 """How long an attached cluster may take to accept a connection."""
 
@@ -123,19 +127,26 @@ def _start(compute: LocalCompute, temporary: Path) -> None:
     ray: Any = importlib.import_module("ray")
 
     num_cpus = check_local(compute)
-    try:
-        with _temporary_files_in(temporary):
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                object_store_memory=compute.object_store_bytes,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-                _temp_dir=str(temporary),
-            )
-    except ValueError as error:
-        raise ConfigError(f"compute: Ray does not start on this machine: {error}") from error
+    for left in reversed(range(STARTS)):
+        try:
+            with _temporary_files_in(temporary):
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    object_store_memory=compute.object_store_bytes,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    _temp_dir=str(temporary),
+                )
+            break
+        except ValueError as error:
+            raise ConfigError(f"compute: Ray does not start on this machine: {error}") from error
+        except Exception as error:  # Ray raises no narrower one
+            if LATE not in str(error) or not left:
+                raise
+            warnings.warn("Ray did not start within 30 s on this busy machine; again", stacklevel=2)
+            _end_stragglers(temporary)
     have = ray.cluster_resources().get("GPU", 0)
     if (needed := compute.workers * compute.gpus_per_worker) > have:
         raise ConfigError(

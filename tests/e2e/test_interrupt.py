@@ -2,41 +2,19 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+
+from tests.leftovers import assert_gone, processes
 
 from .console import ROOT, SMOKE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-@pytest.fixture
-def scratch():
-    """A short temporary directory for one Ray: names of sockets end at 107 bytes."""
-    folder = tempfile.mkdtemp(prefix="i", dir="/tmp")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def processes(scratch: str) -> list[str]:
-    """Command lines of the processes that have `scratch` as their temporary directory."""
-    found: list[str] = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"TMPDIR={scratch}".encode() in (path / "environ").read_bytes():
-                line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                found.append(line[:120])
-        except OSError:  # it has ended, or is another user's
-            continue
-    return found
 
 
 def interrupted(
@@ -68,14 +46,6 @@ def interrupted(
         child.kill()
         child.wait()
     return child.returncode, err
-
-
-def assert_gone(scratch: str) -> None:
-    until = time.monotonic() + 30
-    while (left := processes(scratch)) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert left == []
-    assert [name for name in os.listdir(scratch) if not name.startswith("torch")] == []
 
 
 def test_an_interrupted_training_can_be_continued(data, scratch, tmp_path):

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from infnet.cli import main
 from infnet.serve.bundle import NOT_DIGESTED, Bundle
 from rayrun import manifest
+from tests.leftovers import assert_gone, processes
 
 ROOT = Path(__file__).parents[3]
 
@@ -120,26 +120,6 @@ def test_a_dry_run_says_what_would_be_served_and_where(capsys, exported, tmp_pat
 # The process
 
 
-@pytest.fixture
-def scratch():
-    """A short temporary directory for one Ray: names of sockets end at 107 bytes."""
-    folder = tempfile.mkdtemp(prefix="i", dir="/tmp")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def processes(scratch):
-    """Command lines of the processes whose temporary directory is `scratch` or below it."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"TMPDIR={scratch}".encode() in (path / "environ").read_bytes():
-                found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
-        except OSError:  # it has ended, or is another user's
-            continue
-    return found
-
-
 def serve(exported, scratch, out, *sets):
     """A server in a process of its own."""
     words = [
@@ -154,14 +134,6 @@ def serve(exported, scratch, out, *sets):
         env={**os.environ, "TMPDIR": scratch},
         start_new_session=True,
     )
-
-
-def assert_gone(scratch):
-    until = time.monotonic() + 20
-    while (left := processes(scratch)) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert left == []
-    assert [name for name in os.listdir(scratch) if not name.startswith("torch")] == []
 
 
 @pytest.mark.ray

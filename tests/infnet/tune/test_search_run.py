@@ -2,11 +2,9 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from infnet.tune.run import tune
 from rayrun import manifest
 from rayrun.config import ConfigError, load
 from tests.infnet.train import written_dataset as written
+from tests.leftovers import assert_none_left
 
 SPACE = "{model.num_categorical_proxies: {type: choice, values: [1, 2, 3, 4]}}"
 
@@ -36,34 +35,6 @@ def config(tmp_path_factory):
     )
     (place / "config.yaml").write_text(config.to_yaml())
     return place / "config.yaml"
-
-
-@pytest.fixture
-def scratch():
-    """A short temporary directory for one Ray: names of sockets end at 107 bytes."""
-    folder = tempfile.mkdtemp(prefix="t", dir="/tmp")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def processes(scratch: str) -> list[str]:
-    """Command lines of the processes whose temporary directory is `scratch` or below."""
-    found: list[str] = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"TMPDIR={scratch}".encode() in (path / "environ").read_bytes():
-                line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                found.append(line[:120])
-        except OSError:  # it has ended, or is another user's
-            continue
-    return found
-
-
-def nothing_left(scratch: str) -> None:
-    until = time.monotonic() + 30
-    while (left := processes(scratch)) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert left == []
 
 
 def start(config: Path, out: Path, scratch: str) -> subprocess.Popen:
@@ -105,7 +76,7 @@ def test_a_killed_search_goes_on_and_a_killed_trial_counts_as_failed(config, scr
         first.kill()  # SIGKILL: nobody cleans up
         first.communicate()
     killed_at = time.time()
-    nothing_left(scratch)
+    assert_none_left(scratch)
     kept = {r["id"]: r for r in in_state("finished")}
     assert 1 <= len(kept) < 4
     assert manifest.read_raw(out)["info"]["complete"] is False
@@ -124,7 +95,7 @@ def test_a_killed_search_goes_on_and_a_killed_trial_counts_as_failed(config, scr
         second.communicate()
     assert second.returncode == 0, errors
     assert "Traceback" not in errors
-    nothing_left(scratch)
+    assert_none_left(scratch)
 
     result = json.loads((out / "result.json").read_text())
     details = result["details"]

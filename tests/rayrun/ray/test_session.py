@@ -3,6 +3,7 @@
 import os
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,9 @@ def linger():
 
 
 @pytest.mark.ray
-def test_a_session_leaves_nothing_and_inner_sessions_share_it(monkeypatch):
+def test_a_session_leaves_nothing_and_inner_sessions_share_it(monkeypatch, scratch):
     monkeypatch.setattr("rayrun.ray.session.EXIT_S", 0.5)
+    monkeypatch.setattr(tempfile, "tempdir", scratch)  # other tests open sessions meanwhile
     before = private_directories()
     with session(SMALL):
         assert ray.is_initialized()
@@ -47,6 +49,25 @@ def test_a_session_leaves_nothing_and_inner_sessions_share_it(monkeypatch):
     assert not state.exists() or state.read_text().rsplit(")")[-1].split()[0] == "Z"
     assert not ray.is_initialized()
     assert not own.exists()
+
+
+@pytest.mark.ray
+def test_a_start_that_a_busy_machine_made_late_is_tried_again(monkeypatch):
+    monkeypatch.setattr("rayrun.ray.session.EXIT_S", 0.2)
+    start, begun = ray.init, []
+
+    def late(**options):
+        """As Ray does it: some processes run, then it gives up."""
+        if not begun:
+            begun.append(subprocess.Popen(["sleep", "300"], start_new_session=True))
+            raise Exception("The current node timed out during startup. This could happen …")
+        return start(**options)
+
+    monkeypatch.setattr(ray, "init", late)
+    with warnings.catch_warnings(record=True) as told, session(SMALL):
+        assert begun[0].wait(timeout=5) == -9, "what the first start left is ended"
+        assert ray.cluster_resources()["CPU"] == 2
+    assert any("Ray did not start within 30 s" in str(warning.message) for warning in told)
 
 
 def test_workers_that_do_not_fit_are_refused_before_ray_starts():
