@@ -48,7 +48,12 @@ LLM_SETS = (
     MEMORY,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.whole,
+    pytest.mark.timeout(900),
+]
 
 
 @dataclass(frozen=True)
