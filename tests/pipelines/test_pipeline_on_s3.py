@@ -177,7 +177,7 @@ UNASKED = {
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.whole
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_side_by_side_runs_and_serves_with_everything_on_s3(start, bucket, tmp_path):
     root = f"{bucket}/mission"
     write_logs(root)

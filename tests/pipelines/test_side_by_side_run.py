@@ -52,7 +52,7 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.whole,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
 ]
 
 
