@@ -151,7 +151,7 @@ def start(bucket, tmp_path):
         )
         try:
             meanwhile(scratch)
-            out, err = child.communicate(timeout=800)
+            out, err = child.communicate(timeout=1500)
         finally:
             child.kill()
         until = time.monotonic() + 20
