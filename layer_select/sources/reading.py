@@ -24,3 +24,6 @@ def reading(label: str, tensors: Iterable[Info], steps: int) -> Generator[Bar]:
 class _Silent:
     def advance(self, n: float = 1, note: str = "") -> None:
         """Show nothing."""
+
+    def expect(self, total: float) -> None:
+        """Show nothing."""
