@@ -270,8 +270,8 @@ class Client:
         return self.process.wait(timeout=60)
 
 
-RAYS_OWN = "ray::(IDLE|DashboardAgent|RuntimeEnvAgent|JobSupervisor|_AutoscalingCoordinatorActor)"
-"""Processes of a cluster that does nothing; the last stays once Ray Data has run on it."""
+RAYS_OWN = "ray::(IDLE|DashboardAgent|RuntimeEnvAgent|JobSupervisor|_[A-Z][A-Za-z]+Actor)"
+"""Processes of a cluster that does nothing; the last are what Ray Data leaves behind."""
 
 PRINTS = """
 import sys, time
