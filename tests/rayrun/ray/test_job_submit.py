@@ -300,9 +300,13 @@ def test_a_log_through_a_proxy_that_cuts_connections_is_the_jobs_own(head, tmp_p
 
 
 @pytest.mark.ray
-def test_a_wrong_token_is_refused(head, monkeypatch, capfd):
+def test_a_wrong_token_is_refused(head, monkeypatch, tmp_path, capfd):
     from infnet.cli import main
 
+    # A Ray that another test opened in this process leaves the mode and the user's own token.
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
     at = f"compute={{type: attached, address: '{head.address}'}}"
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 32)
     assert main(["prepare", str(ROOT / SMOKE), "--set", at]) == 2
