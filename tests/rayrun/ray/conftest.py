@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from answering_dashboard import Dashboard
+from token_head import head  # noqa: F401 - a fixture
 
 
 @pytest.fixture

@@ -1,25 +1,20 @@
 """Verbs as jobs of a real head with token authentication: `ray job submit`, and our own client."""
 
-import contextlib
 import json
-import os
 import re
-import secrets
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import urllib.request
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 from answering_dashboard import Dashboard, says
 from cutting_proxy import CuttingProxy
+from token_head import BIN, ROOT, Client
 
+from rayrun import manifest, storage
 from rayrun.config import ConfigError, load, parse_yaml
 from rayrun.metrics import Result
 from rayrun.ray import submit
@@ -28,9 +23,8 @@ from rayrun.ray.job_client import Jobs
 from rayrun.ray.job_log import follow
 from rayrun.ray.session import session
 from rayrun.verb import Ended
+from tests.infnet.serve.conftest import at_run, exported, trained_run  # noqa: F401 - fixtures
 
-ROOT = Path(__file__).parents[3]
-BIN = Path(sys.executable).parent
 SMOKE = "configs/infnet/smoke.yaml"
 FEW = ["--set", "data.source.rows=300", "--set", "data.source.users=40"]
 
@@ -163,113 +157,6 @@ def test_a_verb_that_runs_here_refuses_a_dashboard():
 # A real head
 
 
-@dataclass(frozen=True)
-class Head:
-    port: int
-    folder: Path
-    environment: dict[str, str]
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def processes(self, *words: str) -> list[str]:
-        """Command lines of processes of this cluster that hold all the words."""
-        found = []
-        for place in Path("/proc").glob("[0-9]*"):
-            try:
-                ours = f"RAY_TMPDIR={self.folder}".encode() in (place / "environ").read_bytes()
-                line = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if ours and line and all(word in line for word in words):
-                found.append(f"{place.name} {line}")
-        return found
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    from tests.conftest import free_port
-
-    folder = Path(tempfile.mkdtemp(prefix="jb"))  # short: sockets lie below it
-    token = secrets.token_hex(16)
-    environment = {
-        **{n: v for n, v in os.environ.items() if not n.startswith(("RAY_", "PYTEST_"))},
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "RAY_TMPDIR": str(folder),
-        "TMPDIR": str(folder),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
-        "OMP_NUM_THREADS": "1",
-    }
-    started = Head(free_port(), folder, environment)
-    command = [BIN / "ray", "start", "--head", "--block", "--disable-usage-stats"]
-    command += [
-        "--num-cpus=2",
-        "--object-store-memory=200000000",
-        f"--ray-client-server-port={free_port()}",
-    ]
-    command += ["--min-worker-port=0", "--max-worker-port=0", f"--port={free_port()}"]
-    command += [f"--dashboard-port={started.port}", f"--dashboard-agent-listen-port={free_port()}"]
-    log = (folder / "head.log").open("wb")
-    process = subprocess.Popen(
-        command, env=environment, stdout=log, stderr=log, start_new_session=True
-    )
-    patched = pytest.MonkeyPatch()
-    patched.setenv("RAY_AUTH_TOKEN", token)
-    try:
-        until = time.monotonic() + 90
-        while True:
-            try:
-                Jobs(started.address)
-                break
-            except ConfigError:
-                time.sleep(0.5)
-            assert process.poll() is None, (folder / "head.log").read_text()
-            assert time.monotonic() < until, "the head does not answer"
-        yield started
-    finally:
-        patched.undo()
-        process.terminate()
-        while left := started.processes():
-            for line in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(line.split()[0]), signal.SIGKILL)
-            process.poll()
-            time.sleep(0.1)
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-class Client:
-    """Our command line in a process of its own; its output as it comes."""
-
-    def __init__(self, head: Head, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "infnet.cli", *arguments],
-            env=head.environment | {"PYTHONUNBUFFERED": "1"},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.said = ""
-
-    def until(self, words: str) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said += line
-            if words in line:
-                return
-        raise AssertionError(f"{words!r} was not said:\n{self.said}")
-
-    def end(self) -> int:
-        assert self.process.stdout is not None
-        self.said += self.process.stdout.read()
-        return self.process.wait(timeout=60)
-
-
 RAYS_OWN = "ray::(IDLE|DashboardAgent|RuntimeEnvAgent|JobSupervisor|_[A-Z][A-Za-z]+Actor)"
 """Processes of a cluster that does nothing; the last are what Ray Data leaves behind."""
 
@@ -390,3 +277,39 @@ def test_ray_job_submit_runs_a_verb_with_its_configuration_as_it_is(head, tmp_pa
     assert Result.read(str(tmp_path / "out")).rows == 300
     assert "warning: this is a Ray job: it uses the cluster that runs it" in done.stdout
     assert "prepare: done in" in done.stdout
+
+
+@pytest.mark.ray
+@pytest.mark.whole
+def test_what_a_job_reads_and_writes_may_lie_on_s3(head, bucket, tmp_path):
+    """The cluster has the credentials; the second client finds the result without a cluster run."""
+    at = f"compute={{type: attached, address: '{head.address}'}}"
+    call = ["prepare", SMOKE, *FEW, "--set", at, f"--store={bucket}/store"]
+    for cached in (False, True):
+        record = tmp_path / f"{cached}.json"
+        client = Client(head, *call, f"--record={record}")
+        assert client.end() == 0, client.said
+        told = json.loads(record.read_bytes())
+        assert (told["exit_code"], told["cached"]) == (0, cached)
+        assert told["uri"].startswith(f"{bucket}/store/")
+    assert Result.read(told["uri"]).rows == 300
+    assert not [name for name in storage.names(f"{bucket}/store") if name.startswith(".infn")]
+
+
+@pytest.mark.ray
+@pytest.mark.whole
+def test_what_a_job_deploys_answers_after_it(head, exported, tmp_path):  # noqa: F811
+    at = f"compute={{type: attached, address: '{head.address}'}}"
+    sets = [at, "serve.port=0", "serve.cpus_per_replica=0.5"]
+    call = ["deploy", str(exported), *(w for s in sets for w in ("--set", s))]
+    client = Client(head, *call, f"--out={tmp_path / 'deployed'}")
+    assert client.end() == 0, client.said
+    (url,) = re.findall(r"^READY (\S+)$", client.said, re.M)
+    details = Result.read(str(tmp_path / "deployed")).details
+    assert details["url"] == url
+    sample = json.loads((exported / "sample.json").read_bytes())["request"]
+    request = urllib.request.Request(f"{url}/score", data=json.dumps(sample).encode())
+    with urllib.request.urlopen(request, timeout=30) as response:
+        answer = json.load(response)
+    assert answer["model"] == details["model"] == manifest.content_of(str(exported))
+    assert len(answer["predictions"]) == len(sample["candidates"])
