@@ -1,5 +1,6 @@
 """What the steps of a run measured, as tables of its report."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,27 +60,37 @@ def applications(report: Report, results: Results) -> None:
 
 
 def models(report: Report, results: Results) -> None:
-    """The model beside others, once for each step that measured them on the test rows."""
+    """The model beside others, once for each step that measured them on the test rows.
+
+    Others that differ by a number alone (`random_0`, `random_1`, …) are one row, their mean.
+    """
     begun = False
     for step, result in results.items():
         if result is None or result.split != "test" or set(result.baselines) <= {WITHOUT}:
             continue
-        measured = {"model": result.metrics, **result.baselines}
+        named = {task: _metric(result, metrics) for task, metrics in result.metrics.items()}
+        shown = {task: name for task, name in named.items() if name}
+        if not shown:
+            continue
+        alike: dict[str, list[Mapping[str, Mapping[str, float | None]]]] = {"model": []}
+        for other, found in {"model": result.metrics, **result.baselines}.items():
+            alike.setdefault(re.sub(r"_\d+$", "", other), []).append(found)
         rows: list[list[Value]] = []
-        for task, metrics in result.metrics.items():
-            name = _metric(result, metrics)
-            if name:
-                values = [found.get(task, {}).get(name) for found in measured.values()]
-                rows.append([f"{task} {name}", *values])
-        if rows:
-            if not begun:
-                report.heading("Models beside others")
-                begun = True
-            caption = (
-                f"{step}: The model beside {', '.join(result.baselines)} on test rows; intervals "
-                "are in its own report."
-            )
-            report.table(["metric", *measured], rows, caption=caption)
+        for other, group in alike.items():
+            many = f" (mean of {len(group)})" if len(group) > 1 else ""
+            values = [
+                _mean([found.get(task, {}).get(name) for found in group])
+                for task, name in shown.items()
+            ]
+            rows.append([f"{other}{many}", *values])
+        if not begun:
+            report.heading("Models beside others")
+            begun = True
+        report.table(
+            ["on test rows", *(f"{task} {name}" for task, name in shown.items())],
+            rows,
+            caption=f"{step}; intervals are in its own report.",
+        )
 
 
 def gains(report: Report, results: Results) -> None:
@@ -129,6 +140,11 @@ def _metric(result: Result, metrics: Mapping[str, float | None]) -> str:
     """The metric of a task that stands for it: the one a step decided by, or a headline."""
     wanted = (str(result.details.get("metric", "")), *HEADLINES)
     return next((name for name in wanted if metrics.get(name) is not None), "")
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _gain(found: Json, value: float | None) -> list[Value]:

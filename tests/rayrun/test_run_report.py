@@ -1,6 +1,7 @@
 """The records and the report of a pipeline run, also of one that broke off."""
 
 import json
+import re
 
 import pytest
 
@@ -86,7 +87,12 @@ def test_the_report_links_the_steps_and_shows_what_they_found(run):
     trained = stored(
         root / "store/train/1",
         {"click": {"auc": 0.75, "logloss": 0.4}},
-        {"floor": {"click": {"auc": 0.5}}},
+        {
+            "floor": {"click": {"auc": 0.5}},
+            "random_0": {"click": {"auc": 0.25}},
+            "random_1": {"click": {"auc": 0.75}},
+            "random_2": {"click": {"auc": None}},
+        },
     )
     blocked = stored(
         root / "store/gate/2", details={"decision": "blocked", "reason": "click is worse"}
@@ -109,7 +115,8 @@ def test_the_report_links_the_steps_and_shows_what_they_found(run):
     assert "61.2" in page
     assert "1,234" in page
     assert "click auc 0.7500" in page
-    assert "The model beside floor" in page
+    words = re.sub(r"<[^>]+>|\s+", " ", page)
+    assert re.search(r"model +0\.7500 +floor +0\.5000 +random \(mean of 3\) +0\.5000", words)
     assert "The gate blocked the new model:</strong> click is worse" in page
     assert "the best 1 of 7 candidates, answered in 1.2 ms" in page
     status = json.loads((run / "status.json").read_text())
