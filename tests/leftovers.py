@@ -18,7 +18,7 @@ def processes(scratch: str) -> list[str]:
     return found
 
 
-def assert_none_left(scratch: str, seconds: float = 30.0) -> None:
+def assert_none_left(scratch: str, seconds: float = 60.0) -> None:
     """All of them end within `seconds`."""
     until = time.monotonic() + seconds
     while (left := processes(scratch)) and time.monotonic() < until:
