@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from layer_select.config import LayerSelectConfig
 from layer_select.opened import with_model
+from layer_select.task.samples import draw
 from rayrun import manifest, storage
+from rayrun.data.sequences import open_sequences
 from rayrun.metrics import Result
 from rayrun.ray.session import session
 from rayrun.replacing import INCOMPLETE, refuse_strangers
@@ -63,6 +65,8 @@ def run(config: LayerSelectConfig, out: str) -> Result:
     """
     started = time.monotonic()
     out = storage.absolute(out)
+    if config.evaluate.data is not None:  # what its stage would refuse hours later
+        draw(open_sequences(config.evaluate.data), config.task)
     with storage.claim(out):
         refuse_strangers(out)
         # Stages stand in `out` before its manifest does: this says that they are ours.
