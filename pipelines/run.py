@@ -135,9 +135,12 @@ def run_once(
 def run_and_report(
     name: str, text: str, arguments: Mapping[str, Any], folder: Path, steps: Sequence[str]
 ) -> Ended:
-    """`run`; a run that did not reach its exit handler gets its status and report all the same."""
+    """`run`; a run that did not reach its exit handler gets its status and report all the same, and
+    what it alone had put on Serve is taken down.
+    """
     from rayrun import storage
     from rayrun.config import ConfigError
+    from rayrun.ray.take_down import take_down
     from rayrun.run_report import REPORT_FILE, write_report
 
     records = records_of(str(arguments["root"]), folder)
@@ -150,7 +153,8 @@ def run_and_report(
         try:
             complete(folder, records)
             if interrupted or not storage.exists(storage.join(records, REPORT_FILE)):
-                write_report(records, name, steps, interrupted=interrupted)
+                notes = take_down(records, steps, str(arguments.get("serve_address", "")))
+                write_report(records, name, steps, interrupted=interrupted, notes=notes)
         except ConfigError as error:  # the object store is gone: say also what became of the steps
             print(f"warning: the records of the run are not whole: {error}", file=sys.stderr)
     return ended

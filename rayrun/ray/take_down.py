@@ -32,7 +32,7 @@ def take_down(run: storage.Uri, names: Sequence[str], address: str) -> list[str]
             undeploy(*alone)
     except ConfigError as error:
         return [f"**The run put up {named} and could not take it down:** {error}"]
-    return [f"The run failed, so {named}, which it had put up, was taken down again."]
+    return [f"The run did not succeed, so {named}, which it had put up, was taken down again."]
 
 
 def _deployed(uri: str) -> Json:

@@ -293,7 +293,7 @@ def test_what_a_failed_run_alone_put_up_is_taken_down(url, tmp_path):
     serve.deploy(named("a", options=beside), name="alone", options=beside)
     steps = records(tmp_path, alone=False, live=True)
     assert take_down(tmp_path, [*steps, "none"], "here:1") == [
-        "The run failed, so `alone`, which it had put up, was taken down again."
+        "The run did not succeed, so `alone`, which it had put up, was taken down again."
     ]
     assert "alone" not in serve.names()
     assert "live" in serve.names()
