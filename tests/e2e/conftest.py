@@ -1,9 +1,10 @@
 """One smoke run through the console entry, which all end-to-end tests look at; one Ray for all."""
 
+import json
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pytest
 from infnet.config import InfnetConfig
 from rayrun.config import load
 from rayrun.data.source import open_source
+from tests.shared import made_once
 
 from .bad_input import read
 from .console import SMOKE, Done, contents, done, infnet
@@ -50,29 +52,39 @@ def ray_session(s3) -> Iterator[None]:
 
 
 @pytest.fixture(scope="package")
-def place(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("smoke")
+def by_command(request) -> Callable[..., Path]:
+    """Makes what a command writes, once for all processes; `said.json` beside it is what it said.
+
+    Tests that call a verb on such a directory again do it on a copy.
+    """
+
+    def make(name: str, *arguments: object) -> Path:
+        def run(folder: Path) -> None:
+            request.getfixturevalue("ray_session")
+            said = done(*arguments, "--out", folder / "out")
+            (folder / "said.json").write_text(json.dumps(asdict(said)))
+
+        return made_once(request, f"smoke-{name}", run) / "out"
+
+    return make
 
 
 @pytest.fixture(scope="package")
-def data(ray_session, place) -> Path:
+def data(by_command) -> Path:
     """The dataset of `infnet prepare`."""
-    done("prepare", SMOKE, "--out", place / "data")
-    return place / "data"
+    return by_command("data", "prepare", SMOKE)
 
 
 @pytest.fixture(scope="package")
-def other_data(ray_session, place) -> Path:
+def other_data(by_command) -> Path:
     """A dataset of the same shape, fitted on another log."""
-    done("prepare", SMOKE, "--set", "data.source.seed=9", "--out", place / "other")
-    return place / "other"
+    return by_command("other", "prepare", SMOKE, "--set", "data.source.seed=9")
 
 
 @pytest.fixture(scope="package")
-def run(data, place) -> Path:
+def run(by_command, data) -> Path:
     """The run directory of `infnet train`."""
-    done("train", SMOKE, "--set", f"inputs.data={data}", "--out", place / "run")
-    return place / "run"
+    return by_command("run", "train", SMOKE, "--set", f"inputs.data={data}")
 
 
 @pytest.fixture(scope="package")
@@ -90,10 +102,11 @@ def test_log(log) -> pa.Table:
 
 
 @pytest.fixture(scope="package")
-def test_rows(test_log, place) -> Path:
+def test_rows(test_log, tmp_path_factory) -> Path:
     """The same as a file."""
-    pq.write_table(test_log, place / "test_rows.parquet")
-    return place / "test_rows.parquet"
+    file = tmp_path_factory.mktemp("smoke") / "test_rows.parquet"
+    pq.write_table(test_log, file)
+    return file
 
 
 @dataclass(frozen=True)
@@ -101,17 +114,19 @@ class Scored:
     out: Path
     said: Done
 
-
-@pytest.fixture(scope="package")
-def evaluated(run, place) -> Scored:
-    said = done("evaluate", run, "--out", place / "evaluated")
-    return Scored(place / "evaluated", said)
+    @classmethod
+    def at(cls, out: Path) -> "Scored":
+        return cls(out, Done(**json.loads((out.parent / "said.json").read_text())))
 
 
 @pytest.fixture(scope="package")
-def predicted(run, test_rows, place) -> Scored:
-    said = done("predict", run, "--data", test_rows, "--out", place / "predicted")
-    return Scored(place / "predicted", said)
+def evaluated(by_command, run) -> Scored:
+    return Scored.at(by_command("evaluated", "evaluate", run))
+
+
+@pytest.fixture(scope="package")
+def predicted(by_command, run, test_rows) -> Scored:
+    return Scored.at(by_command("predicted", "predict", run, "--data", test_rows))
 
 
 @pytest.fixture

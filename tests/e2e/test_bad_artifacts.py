@@ -12,6 +12,8 @@ import pytest
 from .bad_input import damaged
 from .console import SMOKE, contents
 
+pytestmark = pytest.mark.usefixtures("ray_session")
+
 
 @pytest.mark.ray
 def test_a_corrupt_parquet_shard(refused, data, run, tmp_path):
@@ -71,10 +73,12 @@ def test_the_schema_of_another_dataset(refused, data, other_data, run, test_rows
     says = [f"{other_data} was prepared with encoder", "schema of another dataset", "inputs.data"]
     refused("evaluate", run, "--set", f"inputs.data={other_data}", says=says)
 
-    before = contents(run)
-    says = [f"{run} holds a run on the data with digest", "inputs.data", "choose another --out"]
-    refused("train", SMOKE, "--set", f"inputs.data={other_data}", says=says, out=run)
-    assert contents(run) == before
+    same = tmp_path / "same"
+    shutil.copytree(run, same)
+    before = contents(same)
+    says = [f"{same} holds a run on the data with digest", "inputs.data", "choose another --out"]
+    refused("train", SMOKE, "--set", f"inputs.data={other_data}", says=says, out=same)
+    assert contents(same) == before
 
     mixed = tmp_path / "schema"
     shutil.copytree(run, mixed)

@@ -56,7 +56,7 @@ def test_a_missing_column(refused, verb, override, says):
 
 @pytest.mark.ray
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])
-def test_a_missing_column_of_a_file_to_score(refused, run, test_log, tmp_path, verb):
+def test_a_missing_column_of_a_file_to_score(refused, ray_session, run, test_log, tmp_path, verb):
     file = tmp_path / "rows.parquet"
     pq.write_table(test_log.drop_columns(["topic"]), file)
     refused(verb, run, "--data", file, says=[str(file), "'topic'", "Columns there: user_id"])
@@ -74,7 +74,7 @@ def test_an_empty_log(refused, tmp_path, verb):
 
 @pytest.mark.ray
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])
-def test_an_empty_file_to_score(refused, run, test_log, tmp_path, verb):
+def test_an_empty_file_to_score(refused, ray_session, run, test_log, tmp_path, verb):
     file = tmp_path / "rows.parquet"
     pq.write_table(test_log.slice(0, 0), file)
     refused(verb, run, "--data", file, says=[str(file), "empty"])
@@ -90,7 +90,7 @@ def test_bad_rows_above_the_share(refused, ray_session, tmp_path, verb):
 
 @pytest.mark.ray
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])
-def test_bad_rows_of_a_file_above_the_share(refused, run, test_log, tmp_path, verb):
+def test_bad_rows_of_a_file_above_the_share(refused, ray_session, run, test_log, tmp_path, verb):
     users = test_log["user_id"].to_pylist()
     users[::10] = [None] * len(users[::10])
     column = test_log.column_names.index("user_id")

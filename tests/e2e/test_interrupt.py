@@ -35,7 +35,7 @@ def interrupted(
         start_new_session=True,
     )
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while not begun():
             assert child.poll() is None, child.communicate()[1]
             assert time.monotonic() < until

@@ -22,7 +22,7 @@ from rayrun.config import load, parse_yaml, validate
 
 from .console import SMOKE, contents, done, infnet
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 RESULT_KEYS = {
     "verb", "config_digest", "split", "metrics", "baselines", "wall_s", "peak_memory_bytes",
@@ -116,7 +116,15 @@ def test_the_terminal_shows_the_table_and_names_the_report(evaluated):
 # --- Calling again ---------------------------------------------------------------------------
 
 
-def test_training_again_returns_at_once_and_changes_nothing(data, run):
+@pytest.fixture
+def copied_run(run, tmp_path):
+    """Other processes may begin on a directory that nobody else writes to."""
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_training_again_returns_at_once_and_changes_nothing(data, copied_run):
+    run = copied_run
     before = contents(run)
     started = time.monotonic()
     again = done("train", SMOKE, "--set", f"inputs.data={data}", "--out", run)
@@ -126,7 +134,8 @@ def test_training_again_returns_at_once_and_changes_nothing(data, run):
     assert contents(run) == before
 
 
-def test_another_configuration_on_the_same_output_is_refused(data, run):
+def test_another_configuration_on_the_same_output_is_refused(data, copied_run):
+    run = copied_run
     before = contents(run)
     sets = ("--set", f"inputs.data={data}", "--set", "train.seed=1")
     refused = infnet("train", SMOKE, *sets, "--out", run)
