@@ -12,6 +12,9 @@ RUN_NAME := $(basename $(notdir $(CONFIG)))
 OUT ?= $(RUNS)/$(RUN_NAME)
 LIVE := $(if $(findstring ://,$(OUT)),$(OUT),$(abspath $(OUT)))/live
 
+# Tests start hundreds of processes, and each would compile our sources and theirs anew.
+KEPT_BYTECODE := env -u PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install run serve test test-whole check bench format golden clean
 
 help: ## this list
@@ -36,10 +39,10 @@ serve: install ## both applications on one port, as `make run` left them live, u
 	  --set applications.scorer.bundle=$(LIVE)/scorer --set applications.recommender.bundle=$(LIVE)/recommender
 
 test: install ## all CPU tests but those of whole pipelines (set INFNET_DATA to include those on real data)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not whole"
+	@$(KEPT_BYTECODE) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not whole"
 
 test-whole: install ## whole pipelines from the log to answers over HTTP, here and on S3 (some 15 minutes)
-	@$(BIN)/python -m pytest -m whole
+	@$(KEPT_BYTECODE) $(BIN)/python -m pytest -m whole
 
 check: install ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }

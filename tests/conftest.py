@@ -1,6 +1,7 @@
 """A real S3 server over a socket, for whoever stores something."""
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -15,6 +16,9 @@ import pytest
 
 # Several processes share few cores: more threads of one would spin while others work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Every Ray that is started here takes this token; without one it writes one into the user's home.
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # Started in the background of a shell: our children would ignore Ctrl-C too.

@@ -1,5 +1,6 @@
 """A real decoder for the tests of this room: 12 layers, narrow, trained in a few seconds."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from layer_select.pretrain.run import on_worker
 from rayrun.config import validate
 from rayrun.data.sequences import open_sequences
 from rayrun.ray.worker import SingleWorker
+from tests.shared import made_once
 
 TINY = {
     "name": "tiny",
@@ -59,9 +61,18 @@ def tiny_config() -> LayerSelectConfig:
 
 
 @pytest.fixture(scope="session")
-def tiny_training(tiny_config, tmp_path_factory) -> tuple[Path, dict]:
+def tiny_training(tiny_config, request) -> tuple[Path, dict]:
     """The folder of the trained decoder, and what its training returned."""
-    folder = tmp_path_factory.mktemp("tiny")
+
+    def make(folder: Path) -> None:
+        found = _trained(tiny_config, folder)
+        (folder / "found.json").write_text(json.dumps(found))
+
+    folder = made_once(request, "tiny", make)
+    return folder / "model", json.loads((folder / "found.json").read_text())
+
+
+def _trained(tiny_config: LayerSelectConfig, folder: Path) -> dict:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     sequences = open_sequences(tiny_config.data)
@@ -74,7 +85,7 @@ def tiny_training(tiny_config, tmp_path_factory) -> tuple[Path, dict]:
     }
     found = on_worker(SingleWorker(folder / "state"), argument)
     torch.set_num_threads(threads)
-    return folder / "model", found
+    return found
 
 
 @pytest.fixture(scope="session")

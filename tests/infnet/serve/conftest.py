@@ -14,9 +14,10 @@ from infnet.model.recommender import Recommender
 from infnet.serve.export import export
 from infnet.train import checkpoint
 from infnet.train.run import FORMAT_VERSION, KIND
-from rayrun import manifest, storage
+from rayrun import manifest
 from rayrun.config import validate
 from tests.infnet.features import feature_log
+from tests.shared import made_once
 
 FEATURES = {
     "user": {"type": "categorical", "column": "user", "dim": 8},
@@ -87,9 +88,12 @@ def write_model(run: Path, config: InfnetConfig, model: Model, encoder: Encoder)
 
 
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_run(request: pytest.FixtureRequest) -> Path:
     """The run directory; tests that change it work on a copy."""
-    run = tmp_path_factory.mktemp("run") / "run"
+    return made_once(request, "served", lambda folder: _write_run(folder / "run")) / "run"
+
+
+def _write_run(run: Path) -> None:
     made = config()
     log = feature_log.make_log()
     features = FeatureSet(made.features, made.tasks, feature_log.ROLES, log.schema)
@@ -103,7 +107,6 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_model(place, made, model, encoder)
         sample.write(request, place)
     manifest.write(str(run), kind=KIND, format_version=FORMAT_VERSION, config=made)
-    return run
 
 
 @pytest.fixture(scope="session")
@@ -119,9 +122,10 @@ def at_run():
 
 
 @pytest.fixture(scope="session")
-def exported(trained_run: Path, at_run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(trained_run: Path, at_run, request: pytest.FixtureRequest) -> Path:
     """The bundle of the model; tests that change it work on a copy."""
-    out = tmp_path_factory.mktemp("exported") / "bundle"
-    export(at_run(trained_run), str(out))
-    assert storage.names(str(out))
-    return out
+
+    def make(folder: Path) -> None:
+        export(at_run(trained_run), str(folder / "bundle"))
+
+    return made_once(request, "exported", make) / "bundle"

@@ -46,7 +46,14 @@ def test_a_server_that_is_no_ray_dashboard_is_named_as_such(dashboard, answer):
         Jobs(dashboard.url)
 
 
-def test_the_token_is_found_where_ray_finds_it(dashboard, monkeypatch, tmp_path):
+@pytest.fixture
+def no_token(monkeypatch):
+    """Neither that of the tests nor what a Ray of another test leaves in this process."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_token_is_found_where_ray_finds_it(dashboard, no_token, monkeypatch, tmp_path):
     Jobs(dashboard.url)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ray").mkdir()
@@ -63,7 +70,7 @@ def test_the_token_is_found_where_ray_finds_it(dashboard, monkeypatch, tmp_path)
     assert dashboard.tokens == {"", *(f"Bearer of-{n}" for n in ("home", "file", "variable"))}
 
 
-def test_a_token_that_is_missing_or_refused_says_which(dashboard, monkeypatch, tmp_path):
+def test_a_token_that_is_missing_or_refused_says_which(dashboard, no_token, monkeypatch, tmp_path):
     dashboard.answers["/api/version"] = says("no", 401)
     with pytest.raises(
         ConfigError, match=r"wants its token \(401\), none is set; set RAY_AUTH_TOK"
