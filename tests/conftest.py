@@ -1,5 +1,6 @@
 """A real S3 server over a socket, for whoever stores something."""
 
+import gc
 import os
 import secrets
 import shutil
@@ -31,6 +32,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     slow = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection() -> None:
+    """The millions of objects that are made now stay: nothing is gained by looking at each again."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def free_port() -> int:
