@@ -18,7 +18,7 @@ from rayrun import manifest, store
 from rayrun.cli import resolve
 from rayrun.config import ConfigError, load
 from rayrun.data.source import open_source
-from rayrun.ray.worker import SingleWorker
+from tests.one_process import without_ray_train
 
 SMOKE = Path(__file__).parents[2] / "configs" / "infnet" / "smoke.yaml"
 BY_NAME = {verb.name: verb for verb in VERBS}
@@ -29,7 +29,7 @@ ROLES = "{user: user_id, item: video_id, time: {column: time_ms, unit: ms}}"
 def made(tmp_path_factory) -> Path:
     """A log in a file, vectors of its topics, and what stands for outputs of earlier verbs."""
     place = tmp_path_factory.mktemp("keys")
-    source = load(InfnetConfig, SMOKE, ["data.source.rows=2000"]).data.source
+    source = load(InfnetConfig, SMOKE, ["data.source.rows=800"]).data.source
     log = open_source(source)
     rows = pa.concat_tables([table for part in log.fragments() for table in log.read(part)])
     names = [n for n in rows.column_names if not n.startswith(("__", "p_"))]
@@ -281,11 +281,6 @@ def not_in_the_key(verb: str, reads: set[str]) -> set[str]:
     return {n for n in reads - known - on_the_way if n.partition(".")[0] not in whole}
 
 
-def in_this_process(loop, argument, *, storage_path: str, name: str, **_: object):
-    """What runs the training loop here, where one can see what it reads."""
-    return loop(SingleWorker(Path(storage_path) / name), argument)
-
-
 @pytest.mark.ray
 @pytest.mark.slow
 def test_every_verb_reads_only_what_is_in_its_key(made, reads, tmp_path, monkeypatch):
@@ -306,7 +301,7 @@ def test_every_verb_reads_only_what_is_in_its_key(made, reads, tmp_path, monkeyp
         return found
 
     seen: dict[str, set[str]] = {}
-    monkeypatch.setattr(train_run, "run_on_ray", in_this_process)
+    without_ray_train(monkeypatch, train_run)  # here one can see what the loop reads
     with session(LocalCompute(num_cpus=2, object_store_bytes=200_000_000)):
         assert run("prepare") == set()
         assert run("train", data := f"inputs.data={out('prepare')}") == set()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from infnet.train import run as train_run
 from infnet.train.checkpoint import load
 from infnet.train.loop import Place, fit
 from infnet.train.run import train
@@ -19,6 +20,7 @@ from rayrun import manifest, storage
 from rayrun.config import ConfigError
 from rayrun.ray.worker import SingleWorker
 from tests.infnet.train import written_dataset as written
+from tests.one_process import without_ray_train
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -32,8 +34,11 @@ def config(dataset):
 
 @pytest.fixture(scope="module")
 def trained(config, ray_session, tmp_path_factory):
+    """By Ray Train: below, and in tests/e2e."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    return out, train(config, str(out))
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray_train(patch, train_run)
+        return out, train(config, str(out))
 
 
 def test_the_run_directory_is_whole(trained, config):

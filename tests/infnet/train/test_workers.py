@@ -58,25 +58,33 @@ def config_of(strategy):
 
 
 def every_strategy(worker, argument):
-    """One after the other in the same workers: starting Ray Train costs more than the training."""
+    """One after the other in the same workers: starting Ray Train costs more than the training.
+    The last is the long run, and its outcome is returned.
+    """
     worker.latest_checkpoint = lambda: None  # each of them is a run of its own
     for strategy in STRATEGIES:
         out = f"{argument['out']}/{strategy}"
         fit(worker, config_of(strategy), written.schema(), Place(argument["dataset"], out))
-    return {}
+    place = Place(argument["dataset"], f"{argument['out']}/long")
+    return fit(worker, long_config(), written.schema(), place)
 
 
 @pytest.fixture(scope="module")
-def two_workers(dataset, tmp_path_factory, ray_session):
+def by_two_workers(dataset, tmp_path_factory, ray_session):
+    """(directory with one for each strategy and `long`, outcome of the long run)."""
     out = tmp_path_factory.mktemp("two")
-    run(
+    return out, run(
         every_strategy,
         {"dataset": dataset, "out": str(out)},
         compute=config_of("ddp").compute,
         storage_path=str(out / "ray"),
         name="all",
     )
-    return out
+
+
+@pytest.fixture(scope="module")
+def two_workers(by_two_workers):
+    return by_two_workers[0]
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +166,12 @@ LONG = (
 )
 
 
+def long_config():
+    return written.config(*LONG, "train.strategy={type: ddp}", "compute.workers=2")
+
+
 def long_run(dataset, out, *, max_failures):
-    config = written.config(*LONG, "train.strategy={type: ddp}", "compute.workers=2")
+    config = long_config()
     return run(
         _on_worker,
         {"config": config.to_dict(), "dataset": dataset, "out": str(out)},
@@ -191,8 +203,9 @@ def kill_a_worker_after(step, out, killed):
             return
 
 
-def test_a_killed_worker_costs_at_most_one_checkpoint_interval(dataset, tmp_path, ray_session):
-    undisturbed = long_run(dataset, tmp_path / "undisturbed", max_failures=0)
+def test_a_killed_worker_costs_at_most_one_checkpoint_interval(dataset, tmp_path, by_two_workers):
+    place, undisturbed = by_two_workers
+    place = place / "long"
     killed = []
     killer = threading.Thread(
         target=kill_a_worker_after, args=(EVERY + 1, tmp_path / "killed", killed)
@@ -206,12 +219,12 @@ def test_a_killed_worker_costs_at_most_one_checkpoint_interval(dataset, tmp_path
     assert disturbed["started_at"] % EVERY == 0
     assert disturbed["started_at"] >= (done - 1) // EVERY * EVERY > 0
     assert disturbed["steps"] == undisturbed["steps"] == 12 * STEPS
-    expected = weights(tmp_path / "undisturbed")
+    expected = weights(place)
     for name, tensor in weights(tmp_path / "killed").items():
         assert torch.equal(tensor, expected[name]), name
     assert disturbed["metrics"] == undisturbed["metrics"]
     assert (tmp_path / "killed" / "metrics.jsonl").read_text() == (
-        tmp_path / "undisturbed" / "metrics.jsonl"
+        place / "metrics.jsonl"
     ).read_text()
 
 

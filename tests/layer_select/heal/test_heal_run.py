@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from layer_select.compact.origin import Origin
 from layer_select.decoder import Decoder
+from layer_select.heal import run as heal_run
 from layer_select.heal.config import Narrow
 from layer_select.heal.measure import reached
 from layer_select.heal.run import heal, heal_model, key_of, plan, start_of
@@ -23,15 +24,17 @@ from layer_select.heal.students import begin
 from layer_select.heal.work import on_worker
 from layer_select.opened import open_inputs
 from layer_select.plan import Plan
+from layer_select.selection import run as select_run
 from rayrun import manifest
 from rayrun.config import ConfigError, apply_override, validate
 from rayrun.metrics import Result
 from rayrun.ray.compute import LocalCompute
 from rayrun.ray.session import session
 from rayrun.ray.worker import SingleWorker
+from tests.one_process import without_ray_train
 
 KEPT = (0, 5, 11)
-LONG = ["heal.steps=14", "heal.checkpoint_every_steps=4", "heal.epochs=1"]
+LONG = ["heal.steps=60", "heal.checkpoint_every_steps=6", "heal.epochs=1"]
 
 
 def with_settings(config, settings):
@@ -235,20 +238,18 @@ def test_two_workers_one_killed_come_to_what_one_alone_does(
     heal_config, cache, ray_session, tmp_path
 ):
     """Its weights are shared out by ZeRO-3."""
-    config = with_settings(
-        heal_config, [*LONG, "heal.steps=120", "heal.zero_stage=3", "compute.workers=2"]
-    )
+    config = with_settings(heal_config, [*LONG, "heal.zero_stage=3", "compute.workers=2"])
     out = tmp_path / "out"
     killed = []
     killer = threading.Thread(
-        target=kill_a_worker_after, args=(4, tmp_path / "out.healing", killed)
+        target=kill_a_worker_after, args=(6, tmp_path / "out.healing", killed)
     )
     killer.start()
     result = heal_model(config, str(out), start=Cut(kept=KEPT))
     killer.join()
     assert killed
     assert killed[0][1] == 2
-    assert result.details["started_at"] >= 4
+    assert result.details["started_at"] >= 6
     _, found = healed_here(config, Cut(kept=KEPT), tmp_path, cache)
     expected = found["metrics"]["after"]["test"]["loss"]
     assert result.metrics["next_item"]["loss"] == pytest.approx(expected, rel=1e-3)
@@ -265,7 +266,8 @@ def test_two_workers_one_killed_come_to_what_one_alone_does(
 
 
 @pytest.mark.ray
-def test_stages_choose_again_and_stand(heal_config, ray_session, tmp_path):
+def test_stages_choose_again_and_stand(heal_config, ray_session, tmp_path, monkeypatch):
+    without_ray_train(monkeypatch, heal_run, select_run)
     settings = ["heal.steps=3", "heal.stages=[4, 2]", "heal.micro_rows=3"]
     fewer = ["task.calibration=16", "task.validation=16", "task.test=32", "select.bootstrap=0"]
     first = ["select.strategy={type: first_k}"]

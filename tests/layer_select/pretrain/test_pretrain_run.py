@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from layer_select.config import LayerSelectConfig
+from layer_select.pretrain import run as pretrain_run
 from layer_select.pretrain.run import plan, pretrain, pretrained
 from rayrun import manifest
 from rayrun.config import ConfigError
 from rayrun.metrics import Result
 from rayrun.ray.compute import LocalCompute
 from rayrun.ray.session import session
+from tests.one_process import without_ray_train
 
 pytestmark = pytest.mark.ray
 
@@ -75,7 +77,8 @@ def test_the_plan_says_how_large_it_is(shallow):
     assert "work: 6 epochs of about" in text
 
 
-def test_what_does_not_beat_popularity_is_no_teacher(shallow, ray_session, tmp_path):
+def test_what_does_not_beat_popularity_is_no_teacher(shallow, tmp_path, monkeypatch):
+    without_ray_train(monkeypatch, pretrain_run)
     idle = shallow.pretrain.model_copy(update={"epochs": 1, "lr": 1e-9})
     config = shallow.model_copy(update={"pretrain": idle})
     message = (
