@@ -32,8 +32,6 @@ FORMAT_VERSION = 1
 STATE = "ray"
 """Ray Train's checkpoints inside a run directory."""
 RIVALS = "rivals"
-PREPARED = "prepared"
-"""Datasets that `train` prepared by itself, by the digest of what they are made from."""
 
 
 def train(config: InfnetConfig, out: str) -> Result:
@@ -60,13 +58,11 @@ def train(config: InfnetConfig, out: str) -> Result:
     out = storage.absolute(out)
     with storage.claim(out):
         earlier = _earlier(config, out)
-        dataset = storage.absolute(config.inputs.data) or prepared.place_for(
-            config, storage.join(out, PREPARED)
-        )
+        dataset = storage.absolute(config.inputs.data) or prepared.place_for(config, out)
         if config.inputs.data:
             prepared.check(dataset)
         if earlier is not None:
-            _check_same_data(earlier, prepared.digest(dataset), out)
+            prepared.check_same(earlier, prepared.digest(dataset), out, named="run")
             if earlier.info["complete"]:
                 return Result.read(out)
         try:
@@ -142,15 +138,9 @@ def _earlier(config: InfnetConfig, out: str) -> manifest.Manifest | None:
     Raises:
         ConfigError: something else stands there.
     """
-    if not storage.exists(storage.join(out, manifest.FILE)):
-        found = storage.names(out) if storage.exists(out) else []
-        if strangers := [name for name in found if not name.startswith(f"{PREPARED}/")]:
-            raise ConfigError(
-                f"{out} holds {len(strangers)} files (such as {strangers[0]}) and is no run "
-                f"directory (no {manifest.FILE}); choose another --out or empty it"
-            )
+    found = prepared.begun(out, kind=KIND, format_version=FORMAT_VERSION, named="run directory")
+    if found is None:
         return None
-    found = manifest.read(out, kind=KIND, format_version=FORMAT_VERSION)
     begun = validate(InfnetConfig, found.config, where=f"{out}/{manifest.FILE}")
     decide = sections.TRAIN if config.inputs.data else (*sections.TRAIN, *sections.PREPARE)
     ours, theirs = (one.digest(set(decide)) for one in (config, begun))
@@ -162,14 +152,6 @@ def _earlier(config: InfnetConfig, out: str) -> manifest.Manifest | None:
     return found
 
 
-def _check_same_data(earlier: manifest.Manifest, data: str, out: str) -> None:
-    if earlier.inputs.get("data") != data:
-        raise ConfigError(
-            f"{out} holds a run on the data with digest {earlier.inputs.get('data')}, "
-            f"inputs.data now has {data}; choose another --out"
-        )
-
-
 def _clear(out: str) -> None:
     """Remove what a run has written, except datasets, which are whole."""
     if not storage.exists(out):
@@ -177,9 +159,9 @@ def _clear(out: str) -> None:
     if has_checkpoint(storage.join(out, STATE)):
         return  # hours of training may stand there, and the bad input may be mended
     found = storage.names(out)
-    for top in {name.partition("/")[0] for name in found} - {PREPARED}:
+    for top in {name.partition("/")[0] for name in found} - {prepared.FOLDER}:
         storage.remove(storage.join(out, top))
-    if not any(name.startswith(f"{PREPARED}/") for name in found):
+    if not any(name.startswith(f"{prepared.FOLDER}/") for name in found):
         storage.remove(out)
 
 
@@ -207,5 +189,5 @@ def _write_manifest(run: _Run, data: str, *, complete: bool, outcome: Json) -> N
         config=run.config,
         inputs={"data": data},
         info={"complete": complete, **known},
-        exclude=(f"{STATE}/*", f"{PREPARED}/*", f"{RIVALS}/*"),
+        exclude=(f"{STATE}/*", f"{prepared.FOLDER}/*", f"{RIVALS}/*"),
     )

@@ -35,7 +35,6 @@ KIND = "infnet.search"
 FORMAT_VERSION = 1
 
 STATE = "search"
-PREPARED = "prepared"
 BEST = "best.yaml"
 BEST_SETS = "best.json"
 
@@ -66,17 +65,17 @@ def tune(config: InfnetConfig, out: str) -> Result:
     out = storage.absolute(out)
     with storage.claim(out):
         given = storage.absolute(config.inputs.data)
-        dataset = given or prepared.place_for(config, storage.join(out, PREPARED))
+        dataset = given or prepared.place_for(config, out)
         if given:
             prepared.check(given)
-        complete = _stands(config, out)
-        if complete:
+        earlier = _earlier(config, out)
+        if earlier is not None and earlier.info["complete"]:
             return Result.read(out)
         with session(config.compute):
             if not given:
                 prepared.make_once(config, dataset)
             _check_buildable(config, plan, prepared.schema_of(dataset))
-            _begin(config, out, prepared.digest(dataset))
+            _begin(config, out, prepared.digest(dataset), earlier)
             outcomes = search(
                 run_trial,
                 {"config": config.to_dict(), "dataset": dataset},
@@ -162,38 +161,25 @@ def identity(config: InfnetConfig) -> str:
     return digest_of([config.digest(sections.TUNE), config.tune.digest()])
 
 
-def _stands(config: InfnetConfig, out: str) -> bool:
-    """Whether this search is complete at `out`.
+def _earlier(config: InfnetConfig, out: str) -> manifest.Manifest | None:
+    """The manifest of this search as it stands at `out`; None where nothing stands.
 
     Raises:
         ConfigError: something else stands there.
     """
-    if not storage.exists(storage.join(out, manifest.FILE)):
-        found = storage.names(out) if storage.exists(out) else []
-        if strangers := [name for name in found if not name.startswith(f"{PREPARED}/")]:
-            raise ConfigError(
-                f"{out} holds {len(strangers)} files (such as {strangers[0]}) and is no search (no "
-                f"{manifest.FILE}); choose another --out or empty it"
-            )
-        return False
-    found = manifest.read(out, kind=KIND, format_version=FORMAT_VERSION)
-    if found.info.get("search") != identity(config):
+    found = prepared.begun(out, kind=KIND, format_version=FORMAT_VERSION, named="search")
+    if found is not None and found.info.get("search") != identity(config):
         raise ConfigError(
             f"{out} holds another search ({found.info.get('search')}, this one is "
             f"{identity(config)}); choose another --out, or go back to "
             f"{out}/{manifest.CONFIG_FILE}"
         )
-    return bool(found.info["complete"])
+    return found
 
 
-def _begin(config: InfnetConfig, out: str, data: str) -> None:
-    place = storage.join(out, manifest.FILE)
-    if storage.exists(place):
-        if (before := manifest.read_raw(out)["inputs"].get("data")) != data:
-            raise ConfigError(
-                f"{out} holds a search on the data with digest {before}, inputs.data now has "
-                f"{data}; choose another --out"
-            )
+def _begin(config: InfnetConfig, out: str, data: str, earlier: manifest.Manifest | None) -> None:
+    if earlier is not None:
+        prepared.check_same(earlier, data, out, named="search")
         return
     storage.write_bytes(storage.join(out, manifest.CONFIG_FILE), config.to_yaml().encode())
     _manifest(config, out, data, complete=False)
@@ -207,5 +193,5 @@ def _manifest(config: InfnetConfig, out: str, data: str, *, complete: bool) -> N
         config=config,
         inputs={"data": data},
         info={"complete": complete, "search": identity(config)},
-        exclude=(f"{STATE}/*", f"{PREPARED}/*"),
+        exclude=(f"{STATE}/*", f"{prepared.FOLDER}/*"),
     )
