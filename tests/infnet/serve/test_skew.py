@@ -19,8 +19,10 @@ from infnet.serve.bundle import Bundle, difference
 from infnet.serve.export import export
 from infnet.serve.predict import Encoded, Predictor
 from infnet.tasks import Task
+from infnet.train import run as train_run
 from infnet.train.run import train
 from tests.infnet.serve import skew_log
+from tests.one_process import without_ray_train
 
 pytestmark = pytest.mark.ray
 
@@ -59,7 +61,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
 
     root = tmp_path_factory.mktemp("skew")
     config = skew_log.write(root)
-    with session(config.compute):
+    with session(config.compute), pytest.MonkeyPatch.context() as patch:
+        without_ray_train(patch, train_run)
         prepare(config, str(root / "data"))
         train(at(config, data=root / "data"), str(root / "run"))
         found = at(config, data=root / "data", checkpoint=root / "run")
