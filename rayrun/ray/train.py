@@ -77,7 +77,6 @@ def run(
         ScalingConfig,
         TrainingFailedError,
     )
-    from ray.train.torch import TorchTrainer
 
     cloudpickle: Any = importlib.import_module("ray.cloudpickle")
     place = storage.join(storage_path, name)
@@ -85,7 +84,7 @@ def run(
         storage.remove(storage.join(place, stale))
     filesystem, path = storage.arrow_filesystem(storage_path)
     with session(compute):
-        trainer = TorchTrainer(
+        trainer = _trainer_class()(
             cast(Any, _on_worker),
             train_loop_config={
                 # As bytes: the controller would import all of the function's room to hold it.
@@ -121,6 +120,21 @@ def run(
             ) from error
     _raise_if_refused(place)
     return cast(Json, json.loads(storage.read_bytes(storage.join(place, RESULT))))
+
+
+def _trainer_class() -> Any:
+    """Ray's TorchTrainer without the process that would hand out the parts of Ray datasets, of
+    which a function here is given none: at each start of the workers it would import Ray Train
+    anew, two seconds of a core.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            every: list[Any] = super()._create_default_callbacks()
+            return [one for one in every if type(one).__name__ != "DatasetsCallback"]
+
+    return Trainer
 
 
 def has_checkpoint(storage_path: str) -> bool:

@@ -13,7 +13,7 @@ import ray.cloudpickle
 from rayrun.config import ConfigError
 from rayrun.ray.compute import AttachedCompute, LocalCompute
 from rayrun.ray.session import available_cpus, check_local, session
-from rayrun.ray.train import run
+from rayrun.ray.train import _trainer_class, run
 
 SMALL = LocalCompute(num_cpus=2, object_store_bytes=200_000_000)
 
@@ -156,6 +156,13 @@ def ray_session():
 
 
 TWO = LocalCompute(workers=2, num_cpus=2)
+
+
+def test_nobody_is_started_to_hand_out_datasets():
+    made = _trainer_class()(lambda: None)._create_default_callbacks()
+    names = {type(one).__name__ for one in made}
+    assert "DatasetsCallback" not in names
+    assert {"BackendSetupCallback", "PlacementGroupCleanerCallback"} <= names
 
 
 @pytest.mark.ray
