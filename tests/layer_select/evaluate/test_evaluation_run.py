@@ -19,6 +19,7 @@ from layer_select.evaluate.healed import beginning, budget
 from layer_select.evaluate.run import evaluate
 from layer_select.evaluate.timing import generation
 from layer_select.evaluate.worker import file_of, on_worker
+from layer_select.heal import run as heal_run
 from layer_select.heal.config import Heal
 from layer_select.opened import open_inputs
 from layer_select.sources import load, open_model
@@ -28,6 +29,7 @@ from rayrun import manifest
 from rayrun.config import ConfigError, apply_override, validate
 from rayrun.ray.worker import SingleWorker
 from tests.layer_select.conftest import TINY
+from tests.one_process import without_ray_train
 
 KEPT = (0, 1, 11)
 OTHER = {"source": {**TINY["data"]["source"], "seed": 5, "language": "en", "items": 60}}
@@ -116,8 +118,10 @@ def rank_by_hand(config, kept, *, exclude: bool = False) -> np.ndarray:
 
 @pytest.mark.ray
 def test_two_workers_make_the_table_that_one_process_makes(
-    config, tiny_model, tmp_path_factory, capsys
+    config, tiny_model, tmp_path_factory, capsys, monkeypatch
 ):
+    """But for what is healed before: by two workers in tests/layer_select/heal/test_heal_run.py."""
+    without_ray_train(monkeypatch, heal_run)
     folder = tmp_path_factory.mktemp("evaluation")
     place = write_student(
         tiny_model, folder / "student", stages=({"verb": "compact"}, {"verb": "heal"})

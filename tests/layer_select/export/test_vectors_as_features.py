@@ -8,6 +8,7 @@ import pytest
 
 from infnet.config import InfnetConfig
 from infnet.data.prepare import prepare
+from infnet.train import run as train_run
 from infnet.train.run import train
 from layer_select.config import LayerSelectConfig
 from layer_select.export.embed import embed
@@ -18,6 +19,7 @@ from rayrun.data.world import SimulateSource
 from rayrun.metrics import Result
 from rayrun.ray.compute import LocalCompute
 from rayrun.ray.session import session
+from tests.one_process import without_ray_train
 
 pytestmark = pytest.mark.ray
 
@@ -66,7 +68,8 @@ def test_a_bundle_that_asks_otherwise_is_refused(embedded):
         embed(config.model_copy(update={"task": task}), str(folder / "other"))
 
 
-def test_the_scorer_trains_on_them(embedded, tiny_config, tmp_path):
+def test_the_scorer_trains_on_them(embedded, tiny_config, tmp_path, monkeypatch):
+    without_ray_train(monkeypatch, train_run)
     _, folder, _ = embedded
     known = SimulateSource.model_fields  # the same world; what titles are like is not its business
     source = {k: v for k, v in tiny_config.data.source.to_dict().items() if k in known}
