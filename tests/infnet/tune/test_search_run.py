@@ -1,4 +1,4 @@
-"""`infnet tune`, killed and continued: finished trials stay, one that is killed counts as failed."""
+"""`infnet tune`, stopped and continued: finished trials stay, one that is killed counts as failed."""
 
 import json
 import os
@@ -60,9 +60,24 @@ def wait_for(driver: subprocess.Popen, seen) -> None:
         time.sleep(0.05)
 
 
+def stop(driver: subprocess.Popen, number: int) -> None:
+    """By Ctrl-C, which a terminal sends to the whole group, or by SIGKILL: nobody cleans up."""
+    (os.killpg if number == signal.SIGINT else os.kill)(driver.pid, number)
+    _, errors = driver.communicate(timeout=120)
+    assert driver.returncode == (130 if number == signal.SIGINT else -number), errors
+    if number == signal.SIGINT:
+        assert "Traceback" not in errors
+        assert "to go on, run again: infnet tune " in errors
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_killed_search_goes_on_and_a_killed_trial_counts_as_failed(config, scratch, tmp_path):
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.whole)]
+)
+def test_a_stopped_search_goes_on_and_a_killed_trial_counts_as_failed(
+    config, scratch, tmp_path, number
+):
     out = tmp_path / "out"
 
     def in_state(state, since=0.0):
@@ -72,10 +87,11 @@ def test_a_killed_search_goes_on_and_a_killed_trial_counts_as_failed(config, scr
     first = start(config, out, scratch)
     try:
         wait_for(first, lambda: in_state("finished") and in_state("running"))
+        stop(first, number)
     finally:
-        first.kill()  # SIGKILL: nobody cleans up
+        first.kill()
         first.communicate()
-    killed_at = time.time()
+    stopped_at = time.time()
     assert_none_left(scratch)
     kept = {r["id"]: r for r in in_state("finished")}
     assert 1 <= len(kept) < 4
@@ -86,8 +102,8 @@ def test_a_killed_search_goes_on_and_a_killed_trial_counts_as_failed(config, scr
 
     second = start(config, out, scratch)
     try:
-        wait_for(second, lambda: in_state("running", since=killed_at))
-        victim = in_state("running", since=killed_at)[0]
+        wait_for(second, lambda: in_state("running", since=stopped_at))
+        victim = in_state("running", since=stopped_at)[0]
         os.kill(victim["pid"], signal.SIGKILL)
         _, errors = second.communicate(timeout=200)
     finally:
