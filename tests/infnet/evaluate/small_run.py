@@ -112,16 +112,21 @@ class Trained:
     measured: Result
 
 
-def trained(place: Path, data: Path, *sets: str) -> Trained:
+def train_and_measure(place: Path, data: Path, *sets: str) -> None:
     """Trains in this process, evaluates and exports below `place`."""
     run = place / "run"
     described = config(f"inputs.data={data}", "evaluate.batch_size=512", "rivals={}", *sets)
     train_here(run, data, described)
     inputs = described.inputs.model_copy(update={"checkpoint": str(run)})
     described = described.model_copy(update={"inputs": inputs})
-    measured = evaluate(described, str(place / "evaluation"))
+    evaluate(described, str(place / "evaluation"))
     export(described, str(place / "bundle"))
-    return Trained(data, place / "evaluation", place / "bundle", measured)
+
+
+def trained(place: Path, data: Path) -> Trained:
+    """What the call above has left there."""
+    evaluation = place / "evaluation"
+    return Trained(data, evaluation, place / "bundle", Result.read(str(evaluation)))
 
 
 def train_here(run: Path, data: Path, described: InfnetConfig) -> None:
