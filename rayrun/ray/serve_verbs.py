@@ -17,7 +17,7 @@ from typing import Any
 from rayrun import manifest, storage
 from rayrun.config import Config, ConfigError, Json
 from rayrun.metrics import Result
-from rayrun.ray.compute import AttachedCompute, LocalCompute
+from rayrun.ray.compute import Compute, LocalCompute
 from rayrun.ray.ingress import uses_haproxy
 from rayrun.ray.serve import (
     check_port,
@@ -70,7 +70,7 @@ class Service:
 def serve(
     service: Service,
     config: Config,
-    compute: LocalCompute | AttachedCompute,
+    compute: Compute,
     options: ServeOptions,
     out: str,
 ) -> Result:
@@ -103,7 +103,7 @@ def serve(
 def deploy(
     service: Service,
     config: Config,
-    compute: LocalCompute | AttachedCompute,
+    compute: Compute,
     options: ServeOptions,
     out: str,
 ) -> Result:
@@ -135,7 +135,7 @@ def deploy(
     return _record("deploy", service, config, out, started, url, more)
 
 
-def check_outlives(compute: LocalCompute | AttachedCompute, program: str) -> None:
+def check_outlives(compute: Compute, program: str) -> None:
     """Whether what is deployed stays.
 
     Raises:
@@ -150,9 +150,7 @@ def check_outlives(compute: LocalCompute | AttachedCompute, program: str) -> Non
         )
 
 
-def plan(
-    service: Service, config: Config, compute: LocalCompute | AttachedCompute, options: ServeOptions
-) -> list[str]:
+def plan(service: Service, config: Config, compute: Compute, options: ServeOptions) -> list[str]:
     """Lines that say what would be served, where and by whom; nothing is started.
 
     Raises:

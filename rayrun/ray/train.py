@@ -26,7 +26,7 @@ from torch import Tensor
 from rayrun import storage
 from rayrun.config import ConfigError, Json
 from rayrun.progress import progress
-from rayrun.ray.compute import AttachedCompute, LocalCompute
+from rayrun.ray.compute import AttachedCompute, Compute
 from rayrun.ray.session import session
 from rayrun.ray.worker import KEPT_CHECKPOINTS, Worker
 
@@ -49,7 +49,7 @@ def run(
     function: TrainFunction,
     argument: Json,
     *,
-    compute: LocalCompute | AttachedCompute,
+    compute: Compute,
     storage_path: str,
     name: str,
     max_failures: int = 0,
@@ -94,7 +94,7 @@ def run(
                 "place": place,
             },
             scaling_config=ScalingConfig(
-                num_workers=compute.workers,
+                num_workers=_number(compute),
                 use_gpu=compute.gpus_per_worker > 0,
                 resources_per_worker=_resources(compute),
             ),
@@ -138,7 +138,12 @@ def has_checkpoint(storage_path: str) -> bool:
     return False
 
 
-def _resources(compute: LocalCompute | AttachedCompute) -> dict[str, float]:
+def _number(compute: Compute) -> int | tuple[int, int]:
+    least = compute.min_workers if isinstance(compute, AttachedCompute) else None
+    return compute.workers if least is None else (least, compute.workers)
+
+
+def _resources(compute: Compute) -> dict[str, float]:
     resources = {"CPU": float(compute.cpus_per_worker)}
     if compute.gpus_per_worker > 0:
         resources["GPU"] = float(compute.gpus_per_worker)
@@ -303,7 +308,7 @@ def _interruptible() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _watched(compute: LocalCompute | AttachedCompute) -> Generator[None]:
+def _watched(compute: Compute) -> Generator[None]:
     """Nobody takes this machine away from a run on it: no process waits for that."""
     if isinstance(compute, AttachedCompute) or PREEMPTION in os.environ:
         yield
