@@ -1,0 +1,45 @@
+"""The simulated cluster, or with `-m kube` the real one of $KUBECONFIG."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kube import kuberay_definitions
+from tests.kube.api_server import ApiServer
+
+Json = Any
+
+
+@pytest.fixture(scope="session")
+def kuberay_cache(request: pytest.FixtureRequest) -> Path:
+    if why := kuberay_definitions.missing():
+        pytest.skip(why)
+    return request.config.cache.mkdir("kuberay")
+
+
+@pytest.fixture(scope="session")
+def definitions_1_7(kuberay_cache: Path) -> list[Json]:
+    return kuberay_definitions.read("1.7", kuberay_cache)
+
+
+@pytest.fixture(scope="session")
+def definitions_1_6(kuberay_cache: Path) -> list[Json]:
+    return kuberay_definitions.read("1.6.1", kuberay_cache)
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    """An API server without custom resources, in real time."""
+    with ApiServer() as server:
+        yield server
+        assert not server.failures
+
+
+@pytest.fixture
+def api_of_kuberay(definitions_1_6: list[Json]) -> Iterator[ApiServer]:
+    """An API server that serves KubeRay 1.6.1's kinds, in real time, without its operator."""
+    with ApiServer(definitions=definitions_1_6) as server:
+        yield server
+        assert not server.failures
