@@ -260,6 +260,31 @@ class InfnetConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _shards_agree(self) -> "InfnetConfig":
+        said: dict[str, tuple[str, bool]] = {}
+        for name, feature in self.features.items():
+            for table, split in feature.split_tables(name).items():
+                first, before = said.setdefault(table, (name, split))
+                if split != before:
+                    raise ValueError(
+                        f"features.{name}.shard must equal features.{first}.shard: they share the "
+                        f"table {table!r}; set shard: rows for both or for neither"
+                    )
+        return self
+
+    @property
+    def split_tables(self) -> dict[str, str]:
+        """Embedding tables that training splits by rows over its workers, and the key of each that
+        says so.
+        """
+        return {
+            table: f"features.{name}.shard"
+            for name, feature in self.features.items()
+            for table, split in feature.split_tables(name).items()
+            if split
+        }
+
+    @model_validator(mode="after")
     def _batch_divides(self) -> "InfnetConfig":
         workers = self.compute.workers
         if self.train.strategy.type == "single" and workers > 1:
