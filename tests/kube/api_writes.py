@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import yaml
@@ -38,10 +39,14 @@ class Writes:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.admit: list[Callable[[Resource, Json], None]] = []
+        """Called with what is to be created, as admission webhooks are: they change or refuse it."""
 
     def create(self, resource: Resource, namespace: str, thing: Json, options: Options) -> Json:
         """POST."""
         api_names.check_address(resource, thing, namespace)
+        for admit in self.admit:
+            admit(resource, thing)
         warnings = self._validate(resource, thing, None, options)
         if resource.custom and "status" in resource.subresources:
             thing.pop("status", None)

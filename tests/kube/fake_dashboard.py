@@ -92,6 +92,8 @@ class Head:
     plan: Plan
     next_submission: Callable[[], int]
     token: str = ""
+    submitted: Callable[["Head", "Job"], None] | None = None
+    """Told of every job."""
     jobs: dict[str, Job] = field(default_factory=dict)
     serve: Json = None
     """What Serve was told to run."""
@@ -113,6 +115,8 @@ class Head:
         begun = self.clock.now() + self.plan.pending_s
         fate = self.plan.submission(count)
         self.jobs[name] = Job(request, fate, f"{self.name}/{count}", begun, self.plan.pending_s)
+        if self.submitted is not None:
+            self.submitted(self, self.jobs[name])
         return name
 
     def stop(self, name: str) -> bool:
