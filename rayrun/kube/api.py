@@ -39,9 +39,15 @@ INSTALL = (
 class Refused(Exception):
     """An answer that asking again does not change."""
 
-    def __init__(self, code: int, reason: str, message: str) -> None:
+    def __init__(self, code: int, reason: str, message: str, after_s: float = 0.0) -> None:
         super().__init__(message)
         self.code, self.reason, self.message = code, reason, message
+        self.after_s = after_s
+        """When to ask again, if the server has said so."""
+
+
+class Lost(ConfigError):
+    """No answer for too long, or none to our token: nothing can be done about what runs there."""
 
 
 class Api:
@@ -145,19 +151,19 @@ class Api:
                 answer = self._send(verb, resource, name, body=body, query=query, raw=raw)
                 return str(answer) if raw else answer
             except Refused as refused:
-                why = f"{refused.code} {refused.message}"
+                why, told_to_wait = f"{refused.code} {refused.message}", refused.after_s
                 if refused.code == 401:
                     unauthorised = self.clock.now() if unauthorised is None else unauthorised
                     if self.clock.now() - unauthorised >= TOKEN_S:
-                        raise ConfigError(self._unauthorised(refused)) from None
-                    self._renew()
+                        raise Lost(self._unauthorised(refused)) from None
+                    self.renew()
                 elif not self._passes(refused, body):
                     self._explain(verb, resource, name, refused)
                     raise
             except self._dropped() as error:
                 why = _reason(error)
             if self.clock.now() - begun >= self.patience_s:
-                raise ConfigError(
+                raise Lost(
                     f"the Kubernetes API ({self.connection.host}) gave no answer for "
                     f"{self.patience_s:g} s ({why}); what runs there goes on: run the same command "
                     "again to follow it"
@@ -230,7 +236,8 @@ class Api:
         """Whether asking again may be answered otherwise."""
         if refused.code == 409:
             versioned = body is not None and "resourceVersion" in body.get("metadata", {})
-            return refused.reason != "AlreadyExists" and not versioned
+            settled = refused.reason == "AlreadyExists" or "Precondition failed" in refused.message
+            return not settled and not versioned
         return refused.code in AGAIN
 
     def _explain(self, verb: str, resource: str, name: str, refused: Refused) -> None:
@@ -255,7 +262,8 @@ class Api:
             "renew the kubeconfig, and run the same command to follow what runs there"
         )
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Read again who we are: a token may have been replaced."""
         with contextlib.suppress(ConfigError):  # it is being written
             self.connection = Connection.open(self.context)
             self._client = self._new_client()
@@ -291,8 +299,9 @@ def _refused(error: Any) -> Refused:
     text = body.decode("utf-8", errors="replace") if isinstance(body, bytes) else str(body or "")
     try:
         status: Json = json.loads(text)
-        message = str(status.get("message") or text)
-        return Refused(int(error.status), str(status.get("reason") or ""), message)
+        message, after = str(status.get("message") or text), str(error.headers.get("Retry-After"))
+        after_s = min(float(after), AT_MOST_S) if after.isdecimal() else 0.0
+        return Refused(int(error.status), str(status.get("reason") or ""), message, after_s)
     except (ValueError, AttributeError):  # no Status: something between us and the server, or 404
         return Refused(int(error.status), "", text.strip() or str(error.reason))
 
