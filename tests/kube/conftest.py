@@ -13,10 +13,13 @@ Json = Any
 
 
 @pytest.fixture(scope="session")
-def kuberay_cache(request: pytest.FixtureRequest) -> Path:
+def kuberay_cache(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     if why := kuberay_definitions.missing():
         pytest.skip(why)
-    return request.config.cache.mkdir("kuberay")
+    cache = getattr(request.config, "cache", None)  # absent with -p no:cacheprovider
+    return tmp_path_factory.mktemp("kuberay") if cache is None else cache.mkdir("kuberay")
 
 
 @pytest.fixture(scope="session")
