@@ -294,6 +294,16 @@ def path_of(resource: str, namespace: str, name: str = "") -> str:
     return path + (f"/{quote(name)}" if name else "") + (f"/{sub}" if sub else "")
 
 
+def part(thing: Json, *path: str) -> Json:
+    """What lies below some keys of an object; {} where a key is not there, or null."""
+    found: Any = thing
+    for key in path:
+        found = cast(Json, found).get(key)
+        if not isinstance(found, dict):
+            return {}
+    return cast(Json, found)
+
+
 def _refused(error: Any) -> Refused:
     body = error.body
     text = body.decode("utf-8", errors="replace") if isinstance(body, bytes) else str(body or "")

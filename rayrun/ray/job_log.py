@@ -11,8 +11,8 @@ import contextlib
 import importlib
 import ssl
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 from rayrun.config import Json
 from rayrun.ray.job_client import CONNECT_S, Jobs
@@ -27,6 +27,8 @@ CLOSE_S = 1.0
 AGAIN_S = 1.0
 """Between two connections."""
 REST_TRIES = 5
+
+T = TypeVar("T")
 
 
 def follow(jobs: Jobs, job: str, show: Callable[[str], None]) -> Json:
@@ -111,32 +113,46 @@ class Tail:
         self._socket: Any = None
         self._waiting: asyncio.Task[Any] | None = None
 
+    def open(self) -> bool:
+        """Connect; says whether that went well."""
+        return self._run(self._open(), False) is True
+
     def receive(self, wait_s: float) -> tuple[int, str] | None:
         """A piece of the log and where it begins; None: there was none within `wait_s`, or the
         connection has `ended`.
         """
-        aiohttp: Any = importlib.import_module("aiohttp")
-        try:
-            return self._loop.run_until_complete(self._receive(aiohttp, wait_s))
-        except (TimeoutError, aiohttp.ClientError, OSError):
-            self.ended = True
-            return None
+        return self._run(self._receive(wait_s), None)
 
     def close(self) -> None:
         """End the connection."""
         self._loop.run_until_complete(self._close())
         self._loop.close()
 
-    async def _receive(self, aiohttp: Any, wait_s: float) -> tuple[int, str] | None:
+    def _run(self, work: Coroutine[Any, Any, T], otherwise: T) -> T:
+        aiohttp: Any = importlib.import_module("aiohttp")
+        try:
+            return self._loop.run_until_complete(work)
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            self.ended = True
+            return otherwise
+
+    async def _open(self) -> bool:
+        aiohttp: Any = importlib.import_module("aiohttp")
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
+        self._session = aiohttp.ClientSession(headers=self._headers, timeout=limits)
+        closes = aiohttp.ClientWSTimeout(ws_receive=None, ws_close=CLOSE_S)
+        opening = self._session.ws_connect(
+            self._address, timeout=closes, max_msg_size=0, ssl=self._tls or True
+        )
+        self._socket = await asyncio.wait_for(opening, CONNECT_S)
+        return True
+
+    async def _receive(self, wait_s: float) -> tuple[int, str] | None:
+        aiohttp: Any = importlib.import_module("aiohttp")
         if self._socket is None:
-            limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
-            self._session = aiohttp.ClientSession(headers=self._headers, timeout=limits)
-            closes = aiohttp.ClientWSTimeout(ws_receive=None, ws_close=CLOSE_S)
-            opening = self._session.ws_connect(
-                self._address, timeout=closes, max_msg_size=0, ssl=self._tls or True
-            )
-            self._socket = await asyncio.wait_for(opening, CONNECT_S)
-        waiting = self._waiting or asyncio.ensure_future(self._socket.receive())
+            await self._open()
+        socket: Any = self._socket
+        waiting = self._waiting or asyncio.ensure_future(socket.receive())
         # Not cancelled when the time is up: what arrives next is received by the next call.
         self._waiting = waiting
         await asyncio.wait([waiting], timeout=wait_s)
