@@ -11,7 +11,7 @@ from tests.kube.api_answers import ApiError, conflict, no_page, success
 from tests.kube.api_apply import managed_fields
 from tests.kube.api_resources import Resource, Resources
 from tests.kube.api_store import Store
-from tests.kube.api_watch import Wanted, listed, watched
+from tests.kube.api_watch import Wanted, flag, listed, watched
 from tests.kube.api_writes import Options, Writes, parsed_body
 
 Json = Any
@@ -166,12 +166,12 @@ class Routes:
     def _read(self, request: Request, resource: Resource, namespace: str, name: str) -> Answer:
         show = self._show(resource, request)
         query = dict(request.query)
-        if name and query.get("watch") not in ("true", "1"):
+        if name and not flag(query, "watch"):
             return Answer(show(self.store.get(resource.key, namespace, name)))
         if name:
             query["fieldSelector"] = f"metadata.name={name}"
         wanted = Wanted(resource, namespace, query)
-        if query.get("watch") in ("true", "1"):
+        if flag(query, "watch"):
             return Answer(stream=watched(self.store, wanted, show))
         found = listed(self.store, wanted, show)
         if _metadata_only(request):
@@ -258,6 +258,7 @@ class Routes:
                 "kind": "TokenRequest",
                 "apiVersion": "authentication.k8s.io/v1",
                 "metadata": {"name": name, "namespace": namespace},
+                "spec": {"audiences": [], "expirationSeconds": 3600},
                 "status": {"token": token, "expirationTimestamp": self.store.now()},
             },
             201,
@@ -304,9 +305,9 @@ class Routes:
             if "Pull" not in waiting["reason"]:
                 said = f"waiting to start: {waiting['reason']}"
             raise ApiError(400, f'container "{container}" in pod "{name}" is {said}')
-        if request.query.get("follow") in ("true", "1"):
+        if flag(request.query, "follow"):
             self._await_end(namespace, name)
-        previous = "/previous" if request.query.get("previous") in ("true", "1") else ""
+        previous = "/previous" if flag(request.query, "previous") else ""
         text = self.logs.get((namespace, name, container + previous), "")
         if previous and not text:
             raise ApiError(
@@ -343,7 +344,7 @@ def _namespace_itself(parts: dict[str, str]) -> dict[str, str]:
 
 def _verb(request: Request, parts: dict[str, str]) -> str:
     if request.method == "GET":
-        if request.query.get("watch") in ("true", "1"):
+        if flag(request.query, "watch"):
             return "watch"
         return "get" if parts["name"] else "list"
     if request.method == "DELETE":
@@ -361,7 +362,7 @@ def _options(request: Request) -> Options:
         dry=query.get("dryRun") == "All",
         validation=query.get("fieldValidation") or "Warn",
         manager=query.get("fieldManager") or ("unknown" if applied else agent or "unknown"),
-        force=query.get("force") in ("true", "1"),
+        force=flag(query, "force"),
     )
 
 

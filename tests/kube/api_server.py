@@ -20,6 +20,7 @@ from tests.kube.api_faults import Dropped, Faults
 from tests.kube.api_resources import Resources
 from tests.kube.api_routes import Answer, Request, Routes
 from tests.kube.api_store import Store
+from tests.kube.api_watch import flag
 from tests.kube.api_writes import Options, established
 from tests.kube.clocks import Clock, RealClock
 
@@ -158,7 +159,7 @@ class ApiServer:
         Raises:
             Dropped: the connection ends without an answer.
         """
-        watch = request.query.get("watch") in ("true", "1")
+        watch = flag(request.query, "watch")
         method = "WATCH" if watch else request.method
         self.asked.append((method, request.path))
         if self.clock.virtual:
@@ -292,3 +293,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
         except OSError:  # the client has gone
             self.close_connection = True
+        except Exception as error:
+            self.server.server.failures.append(error)
+            self._drop()

@@ -18,6 +18,11 @@ LONGEST_S = 1800.0
 BOOKMARK_S = 60.0
 
 
+def flag(query: dict[str, str], name: str) -> bool:
+    """A truth value as Go reads one: Python's client writes `True`."""
+    return query.get(name, "") in ("1", "t", "T", "true", "True", "TRUE")
+
+
 @dataclass
 class Wanted:
     """What a list or a watch asks for."""
@@ -76,11 +81,11 @@ def watched(store: Store, wanted: Wanted, show: Show) -> Iterator[Json]:
     clock, query = store.clock, wanted.query
     until = clock.now() + float(query.get("timeoutSeconds") or LONGEST_S)
     asked = query.get("resourceVersion", "")
-    bookmarks = query.get("allowWatchBookmarks") in ("true", "1")
+    bookmarks = flag(query, "allowWatchBookmarks")
     with clock.lock:
         first: list[Json] = []
         at = int(asked or 0)
-        initial = query.get("sendInitialEvents") == "true"
+        initial = flag(query, "sendInitialEvents")
         if initial or asked in ("", "0"):
             at = store.version
             for thing in store.of(wanted.resource.key, wanted.namespace):

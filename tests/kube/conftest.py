@@ -13,9 +13,7 @@ Json = Any
 
 
 @pytest.fixture(scope="session")
-def kuberay_cache(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def kuberay_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if why := kuberay_definitions.missing():
         pytest.skip(why)
     cache = getattr(request.config, "cache", None)  # absent with -p no:cacheprovider
