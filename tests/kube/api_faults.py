@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from tests.kube.api_answers import ApiError
+from tests.kube.api_websocket import Feed
 from tests.kube.clocks import Clock
 
 WORDS = {
@@ -72,6 +73,18 @@ class Faults:
     def outage(self, since: float, until: float) -> Fault:
         """Nobody gets an answer from one time to another."""
         return self.add(Fault("drop", times=float("inf"), since=since, until=until))
+
+    def within(self, feed: Feed) -> Feed:
+        """A feed that breaks when an outage begins."""
+
+        def fed() -> tuple[str, str]:
+            now = self.clock.now()
+            endless = (r for r in self.rules if r.kind == "drop" and r.times == float("inf"))
+            out = any(rule.since <= now < rule.until for rule in endless)
+            text, state = feed()
+            return text, "broken" if out else state
+
+        return fed
 
     def before(self, method: str, path: str) -> bool:
         """Strike before a request is handled; says whether its answer will be lost.

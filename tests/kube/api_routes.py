@@ -12,6 +12,7 @@ from tests.kube.api_apply import managed_fields
 from tests.kube.api_resources import Resource, Resources
 from tests.kube.api_store import Store
 from tests.kube.api_watch import Wanted, flag, listed, watched
+from tests.kube.api_websocket import Feed
 from tests.kube.api_writes import Options, Writes, parsed_body
 
 Json = Any
@@ -46,6 +47,8 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     text: bytes | None = None
     stream: Iterator[Json] | None = None
+    feed: Feed | None = None
+    """What a WebSocket gets."""
 
 
 Backend = Callable[[Request], Answer]

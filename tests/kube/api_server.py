@@ -21,8 +21,9 @@ from tests.kube.api_resources import Resources
 from tests.kube.api_routes import Answer, Request, Routes
 from tests.kube.api_store import Store
 from tests.kube.api_watch import flag
+from tests.kube.api_websocket import POLL_S, Feed, Pushed, accepted
 from tests.kube.api_writes import Options, established
-from tests.kube.clocks import Clock, RealClock
+from tests.kube.clocks import Clock, RealClock, VirtualClock
 
 Json = Any
 
@@ -235,12 +236,38 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception as error:  # of ours: the client gets it, and the test too
             api.failures.append(error)
             answer = Answer(ApiError(500, f"the stub failed: {error!r}").status, 500)
-        if answer.stream is not None:
+        if answer.feed is not None:
+            self._push(answer.feed)
+        elif answer.stream is not None:
             self._send_stream(answer)
         else:
             self._send(answer)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = _serve
+
+    def _push(self, feed: Feed) -> None:
+        """Become a WebSocket."""
+        api = self.server.server
+        self.close_connection = True
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", accepted(self.headers["Sec-WebSocket-Key"]))
+        self.end_headers()
+        self.wfile.flush()
+        pushed = Pushed(self.connection, api.faults.within(feed))
+        clock = api.clock
+        if not isinstance(clock, VirtualClock):
+            pushed.listen(POLL_S)
+            return
+        with clock.lock:
+            clock.moved.append(pushed.push)
+            pushed.push()
+        try:
+            pushed.listen(None)
+        finally:
+            with clock.lock:
+                clock.moved.remove(pushed.push)
 
     def _body(self) -> bytes:
         if "chunked" in self.headers.get("Transfer-Encoding", ""):

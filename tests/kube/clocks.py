@@ -46,6 +46,8 @@ class VirtualClock:
         self._events: list[_Event] = []
         self._waiters: list[_Waiter] = []
         self._moving = False
+        self.moved: list[Callable[[], None]] = []
+        """Called after time has moved, before anybody goes on."""
 
     def now(self) -> float:
         """Seconds since 1970."""
@@ -98,10 +100,16 @@ class VirtualClock:
             event = heapq.heappop(self._events)
             self._now = max(self._now, event.at)
             event.run()
+            self._tell()
             return
         self._now = max(self._now, first)
+        self._tell()
         for waiter in self._waiters:
             waiter.woken = waiter.woken or waiter.until <= self._now
+
+    def _tell(self) -> None:
+        for told in list(self.moved):
+            told()
 
     def _let_work(self, me: _Waiter) -> None:
         """Real time for other threads that can go on at this instant of virtual time."""

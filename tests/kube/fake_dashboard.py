@@ -8,13 +8,14 @@ from typing import Any
 
 from tests.kube.api_answers import ApiError
 from tests.kube.api_routes import Answer, Request
+from tests.kube.api_websocket import Feed
 from tests.kube.clocks import Clock
 from tests.kube.fake_plan import Plan, Submission
 
 Json = Any
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-JOB = re.compile(r"^/api/jobs/([^/]+)(?:/(stop|logs))?/?$")
+JOB = re.compile(r"^/api/jobs/([^/]+)(?:/(stop|logs|logs/tail))?/?$")
 
 
 @dataclass
@@ -28,8 +29,6 @@ class Job:
     begun: float
     pending_s: float
     stopped: float | None = None
-    served: int = 0
-    """Characters of the log that somebody has read, at most."""
 
     def status(self, now: float) -> str:
         if self.stopped is not None:
@@ -73,7 +72,7 @@ class Job:
             "entrypoint": self.request["entrypoint"],
             "message": message,
             "error_type": None,
-            "start_time": int(self.begun * 1000),
+            "start_time": int((self.begun - self.pending_s) * 1000),
             "end_time": None if ended is None else int(ended * 1000),
             "metadata": self.request.get("metadata") or {},
             "runtime_env": self.request.get("runtime_env") or {},
@@ -146,6 +145,8 @@ class Head:
             return Answer([job.info(now) for job in self.jobs.values()])
         if path == "/api/serve/applications":
             return Answer({"applications": self.applications(now)})
+        if path.startswith("/api/v0/"):
+            return self._state(path, request.query)
         match = JOB.match(request.path)
         if match is None:
             raise ApiError(404, "404: Not Found", text="404: Not Found")
@@ -166,6 +167,29 @@ class Head:
             for one in (self.serve or {}).get("applications", [])
         }
 
+    def _state(self, path: str, query: dict[str, str]) -> Answer:
+        """The part of Ray's state API that tells what workers wrote to stderr."""
+        node = "0" * 56
+        if path == "/api/v0/nodes":
+            found: Json = {"total": 1, "result": [{"node_id": node, "state": "ALIVE"}]}
+        elif path == "/api/v0/logs":
+            found = {"worker_err": ["worker-1-02000000-77.err"]}
+        elif path == "/api/v0/logs/file" and query.get("node_id") == node:
+            return Answer(text=f"\x01a worker of {self.name} says why\n".encode())
+        else:
+            raise ApiError(404, "404: Not Found", text="404: Not Found")
+        return Answer({"result": True, "msg": "", "data": {"result": found}})
+
+    def _feed(self, job: Job, opened: float) -> Feed:
+        def fed() -> tuple[str, str]:
+            now = self.clock.now()
+            drops = (job.begun + at for at in job.fate.tail_drops_s)
+            if self.gone or not job.readable(now) or any(opened < at <= now for at in drops):
+                return "", "broken"
+            return job.log(now), "ended" if job.status(now) in ENDED else "open"
+
+        return fed
+
     def _job(self, name: str, action: str | None, request: Request, now: float) -> Answer:
         job = self.jobs.get(name)
         if job is None:
@@ -173,13 +197,15 @@ class Head:
             raise ApiError(404, text, text=text)
         if action == "stop" and request.method == "POST":
             return Answer({"stopped": self.stop(name)})
+        if action == "logs/tail":
+            if "websocket" not in request.headers.get("upgrade", ""):
+                raise ApiError(400, "No WebSocket UPGRADE hdr", text="No WebSocket UPGRADE hdr")
+            return Answer(feed=self._feed(job, now))
         if action == "logs":
             if not job.readable(now):
                 text = "Traceback (most recent call last):\nTimeoutError: agent did not answer"
                 raise ApiError(500, text, text=text)
-            text = job.log(now)
-            job.served = max(job.served, len(text))
-            return Answer({"logs": text})
+            return Answer({"logs": job.log(now)})
         if request.method == "DELETE":
             del self.jobs[name]
             return Answer({"deleted": True})

@@ -26,7 +26,9 @@ class Submission:
     worker_oom_s: float | None = None
     """A worker reaches its memory limit so long after the submission."""
     unread_s: tuple[tuple[float, float], ...] = ()
-    """When the dashboard answers no question for the log: seconds after the submission."""
+    """When the dashboard answers no question for the log: seconds after the begin."""
+    tail_drops_s: tuple[float, ...] = ()
+    """When connections that follow the log are cut."""
 
     def text(self, name: str, after_s: float) -> str:
         """All that was printed until then; a line comes in two pieces."""
