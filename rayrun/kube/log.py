@@ -72,6 +72,8 @@ class JobLog:
 
     def finish(self, status: Json) -> None:
         """The last steps, of a job that has ended: what can still be had, or that it cannot."""
+        if self._attempt is None and not status.get("dashboardURL"):
+            return
         clock = self._api.clock
         until, heard = clock.now() + REST_S, clock.now()
         while not self.ended and not self._told:

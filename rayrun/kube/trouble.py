@@ -103,11 +103,7 @@ class Watched:
         for condition in cast("list[Json]", part(pod, "status").get("conditions") or []):
             if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
                 found.append(_unscheduled(name, str(condition.get("message", ""))))
-        if (
-            not found
-            and not _is(pod, "Ready")
-            and (pod.get("status") or {}).get("phase") == ("Pending")
-        ):
+        if not found and part(pod, "status").get("phase") == "Pending":
             mounts = [e for e in self.events(name) if e.get("reason") == "FailedMount"]
             for event in mounts[-1:]:
                 said = str(event.get("message", ""))
