@@ -98,7 +98,9 @@ imagePullSecrets:
 {{- $found := dict }}
 {{- $apps := include "infnet-ray.applications" . | fromJson }}
 {{- if eq .Values.topology "shared" }}
-{{- with values $apps }}{{ $_ := set $found $full . }}{{ end }}
+{{- range $app := $apps }}
+{{- $_ := set $found $full (append (default list (index $found $full)) $app) }}
+{{- end }}
 {{- else }}
 {{- range $name, $app := $apps }}
 {{- $_ := set $found (printf "%s-%s" $full $name) (list $app) }}
