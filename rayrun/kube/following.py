@@ -108,16 +108,17 @@ class Following:
             self._tell(job, state)
             if state in ("succeeded", "failed", "stopped"):
                 self.log.finish(status)
-                if state == "failed":
+                code = self._exit_code()
+                if state == "failed" and code != BAD_INPUT:
                     self._keep(job)
-                return End(cast(Outcome, state), job, self._exit_code())
+                return End(cast(Outcome, state), job, code)
             if state == "running":
                 self.log.step(status)
                 self._look(status)
                 if self.log.info.get("status") == "FAILED" and self.log.ended:
-                    self._keep(job)  # before KubeRay removes the cluster for another attempt
-                    if self._exit_code() == BAD_INPUT:
+                    if self._exit_code() == BAD_INPUT:  # its one error line says all
                         return End("failed", job, BAD_INPUT)
+                    self._keep(job)  # before KubeRay removes the cluster for another attempt
                 if self.log.ended:
                     found = self._api.after(RAYJOBS, job, STATUS_S)
                 elif clock.now() - self._asked >= STATUS_S:
@@ -170,8 +171,10 @@ class Following:
             say(f"{where}: running on {part(job, 'status').get('rayClusterName')}")
         elif state == "retrying":
             of = self._compute.backoff_limit + 1
-            message = str(part(job, "status").get("message") or "no reason given").splitlines()[0]
-            say(f"{where}: attempt {failed} of {of} failed ({message})")
+            code = self._exit_code()
+            why = str(part(job, "status").get("message") or "no reason given").splitlines()[0]
+            why = why if code is None else f"exit code {code}"
+            say(f"{where}: attempt {failed} of {of} failed ({why})")
 
     def _look(self, status: Json) -> None:
         now = self._api.clock.now()
