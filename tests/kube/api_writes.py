@@ -106,7 +106,11 @@ class Writes:
         before = self.store.get(resource.key, namespace, name)
         shown = self.as_version(resource, before)
         if kind == api_patch.OPERATIONS:
-            after = api_patch.operate(shown, patch)
+            # Helm rewrites `managedFields` so, to the same content in another order.
+            owners = self.store.owners.get(before["metadata"]["uid"], [])
+            fields = {"managedFields": api_apply.managed_fields(owners)}
+            after = api_patch.operate({**shown, "metadata": {**shown["metadata"], **fields}}, patch)
+            after["metadata"].pop("managedFields", None)
         elif not isinstance(patch, dict):
             raise ApiError(400, "error decoding patch: json: cannot unmarshal array into Go value")
         else:
