@@ -210,6 +210,11 @@ class ScorerServe(ServeOptions):
     """Candidates one request may have; more is 422."""
     batch_rows: PositiveInt = 2048
     """Rows scored in one call of the model, over the requests that wait together."""
+    mapped_table_bytes: PositiveInt = 1 << 30
+    """Embedding tables of this size or more are looked up in a memory map beside the graph; pages
+    are given back and rows read from the disk again."""
+    mapped_resident_bytes: PositiveInt = 256 << 20
+    """What a replica keeps of them in its memory, at most."""
 
 
 class Inputs(Config):
