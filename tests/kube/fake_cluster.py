@@ -250,7 +250,7 @@ class FakeClusters:
         uid = ready[0]["metadata"]["uid"] if ready else ""
         before = self.heads.get((namespace, name))
         if before is not None and self._pods_of_heads.get(before.name) != uid:
-            before.gone = True
+            before.gone, before.gone_at = True, self.clock.now()
             self._lost[namespace, name] = self.clock.now()
             del self.heads[namespace, name]
             before = None

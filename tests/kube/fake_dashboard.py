@@ -99,6 +99,7 @@ class Head:
     serve_since: float = 0.0
     serve_starts_s: float = 3.0
     gone: bool = False
+    gone_at: float = float("inf")
 
     def submit(self, request: Json) -> str:
         """A job under its submission id.
