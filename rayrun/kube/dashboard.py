@@ -4,20 +4,15 @@ It may be away at any time, with its head. Whoever asks takes None for an answer
 job is read from the RayJob.
 """
 
-import importlib
-import json
-import re
 from typing import Any, cast
 
 from rayrun.config import ConfigError, Json
-from rayrun.kube.api import Api, path_of
-from rayrun.kube.connection import in_cluster
-from rayrun.kube.permissions import missing
+from rayrun.kube.api import Api
+from rayrun.kube.proxied import ServiceProxy
 from rayrun.ray.compute import KubeRayCompute
 from rayrun.ray.job_client import TOKEN, token_of_ray
 from rayrun.ray.job_log import Tail
 
-CONNECT_S, READ_S = 5.0, 30.0
 PORT = 8265
 LINES = 100
 """Of each worker's stderr."""
@@ -35,19 +30,8 @@ class Dashboard:
             compute: says how the dashboard is reached.
             cluster: name of the RayCluster.
         """
-        self._api = api
-        service = f"{cluster}-head-svc"
-        way = compute.dashboard
-        if way == "auto":
-            way = "direct" if in_cluster() else "proxy"
-        self.proxied = way == "proxy"
-        if way == "proxy":
-            self._path = f"{path_of('services', api.namespace, f'http:{service}:{PORT}')}/proxy"
-            self.address = api.connection.host + self._path
-        elif way == "direct":
-            self.address = f"http://{service}.{api.namespace}.svc:{PORT}"
-        else:
-            self.address = way.rstrip("/")
+        self._proxy = ServiceProxy(api, f"{cluster}-head-svc", PORT, compute.dashboard)
+        self.address = self._proxy.address
 
     def info(self, job: str) -> Json | None:
         """What the cluster knows of a job; None: it does not answer, or knows none of this id.
@@ -76,7 +60,8 @@ class Dashboard:
 
     def tail(self, job: str) -> Tail:
         """A connection to what a job prints."""
-        return Tail(self.address, job, self._headers(), self._tls())
+        headers = {**self._proxy.headers(), **_ray_headers()}
+        return Tail(self.address, job, headers, self._proxy.tls())
 
     def worker_errors(self) -> dict[str, str]:
         """Ends of the stderr of worker processes on all nodes, by file; best effort."""
@@ -109,56 +94,19 @@ class Dashboard:
             return None
 
     def _ask(self, path: str) -> Any:
-        requests: Any = importlib.import_module("requests")
-        settings = self._api.connection.settings
-        own: Json = {}
-        if self.proxied:
-            own["verify"] = (settings.ssl_ca_cert or True) if settings.verify_ssl else False
-            if settings.cert_file:
-                own["cert"] = (settings.cert_file, settings.key_file)
-        try:
-            answer = requests.get(
-                self.address + path,
-                headers=self._headers(),
-                timeout=(CONNECT_S, READ_S),
-                allow_redirects=False,
-                **own,
-            )
-        except (requests.RequestException, OSError):
-            return None
-        if answer.status_code in (401, 403):
-            self._check_allowed(answer)
-            return None
-        return answer
-
-    def _check_allowed(self, answer: Any) -> None:
-        try:
-            status: Any = json.loads(answer.text)
-        except ValueError:
-            status = None
-        told = cast(Json, status) if isinstance(status, dict) else {}
-        if self.proxied and told.get("kind") == "Status":  # the API server's own words
-            if answer.status_code == 401:
-                self._api.renew()
-                return
-            if re.search(r'cannot \w+ resource "', str(told.get("message"))):
-                what = missing("get", "services/proxy", self._api.namespace)
-                raise ConfigError(f"{what} ({told['message']})")
+        answer = self._proxy.get(path, _ray_headers())
+        if answer is None or answer.status_code not in (401, 403):
+            return answer
         sent = "the one that was sent is not it" if token_of_ray() else "none is set"
         raise ConfigError(
             f"the dashboard {self.address} wants its token ({answer.status_code}), {sent}; set "
             f"{TOKEN} to the content of the Secret that compute.token_secret names"
         )
 
-    def _headers(self) -> dict[str, str]:
-        headers = self._api.connection.headers() if self.proxied else {}
-        if token := token_of_ray():
-            # `Authorization` is the API server's, which does not pass it on.
-            headers["X-Ray-Authorization"] = f"Bearer {token}"
-        return headers
 
-    def _tls(self) -> Any:
-        return self._api.connection.tls() if self.proxied else None
+def _ray_headers() -> dict[str, str]:
+    token = token_of_ray()  # `Authorization` is the API server's, which does not pass it on
+    return {"X-Ray-Authorization": f"Bearer {token}"} if token else {}
 
 
 def _inside(answer: Json) -> Json:

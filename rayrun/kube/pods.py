@@ -26,8 +26,21 @@ SCALES = {
     **{"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40},
 }
 
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONUNBUFFERED": "1",
+    "HOME": "/tmp",  # a numeric user has none
+}
 DRIVER = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}
+SERVE = {"serve": 8000}
+ANSWERS = {
+    "httpGet": {"path": "/-/healthz", "port": "serve"},
+    "initialDelaySeconds": 10,
+    "periodSeconds": 5,
+    "timeoutSeconds": 5,
+    "failureThreshold": 1,
+}
+"""Of a worker that serves: its own proxy answers. KubeRay's own probe needs tools in the image."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,7 @@ def image_of(compute: KubeRayCompute) -> str:
 
 
 def cluster_spec(
-    compute: KubeRayCompute, labels: Mapping[str, str], task: Task, *, head_ports: Mapping[str, int]
+    compute: KubeRayCompute, labels: Mapping[str, str], task: Task, *, serves: bool = False
 ) -> Json:
     """`rayClusterSpec`: the head, and as many worker pods as the workers need.
 
@@ -91,7 +104,7 @@ def cluster_spec(
         compute: what is asked for.
         labels: of every pod.
         task: of the pipeline, on top of `compute`.
-        head_ports: named ports of the head, beside those of a driver.
+        serves: it answers requests over HTTP.
 
     Raises:
         ConfigError: no image, or a /dev/shm that Ray does not start with.
@@ -99,13 +112,16 @@ def cluster_spec(
     alone = compute.single_pod
     pods = 0 if alone else compute.workers // compute.workers_per_pod
     workers = _Group(compute, labels, task, compute.workers if alone else compute.workers_per_pod)
-    head = workers.head(alone, {**DRIVER, **head_ports})
+    head = workers.head(alone, {**DRIVER, **(SERVE if serves else {})})
     spec: Json = {
         "rayVersion": compute.ray_version or importlib.metadata.version("ray"),
         "headGroupSpec": head,
         "workerGroupSpecs": [],
     }
     if pods:
+        template = workers.template("ray-worker", workers.resources(), SERVE if serves else {})
+        if serves:
+            template["spec"]["containers"][0]["readinessProbe"] = dict(ANSWERS)
         spec["workerGroupSpecs"] = [
             {
                 "groupName": "workers",
@@ -113,7 +129,7 @@ def cluster_spec(
                 "minReplicas": pods,
                 "maxReplicas": pods,
                 "rayStartParams": workers.start(compute.cpus_per_worker),
-                "template": workers.template("ray-worker", workers.resources(), {}),
+                "template": template,
             }
         ]
     if compute.token_secret:

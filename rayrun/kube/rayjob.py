@@ -86,7 +86,7 @@ def rayjob(
         "backoffLimit": compute.backoff_limit,
         "activeDeadlineSeconds": compute.deadline_s,
         **_removal(compute),
-        "rayClusterSpec": cluster_spec(compute, labels, task, head_ports={}),
+        "rayClusterSpec": cluster_spec(compute, labels, task),
     }
     if compute.start_deadline_s is not None:
         spec["preRunningDeadlineSeconds"] = compute.start_deadline_s
