@@ -44,7 +44,7 @@ def bytes_of(quantity):
         "rbac: {launcher: {enabled: false}}",
         "upgradeStrategy: {deletionDelaySeconds: 5}",
         "serve: {logLevel: INFO, accessLog: true, service: {type: NodePort}}",
-        "applications: {scorer: {bundle: s3://b/8, replicas: 2, set: {serve.batch_wait_ms: 1}}}",
+        "applications: {scorer: {bundle: s3://b/8, replicas: 2, cpusPerReplica: 0.25, set: {serve.batch_wait_ms: 1}}}",
         "applications: {recommender: null}",
         "cluster: {enabled: true}",
         "kueue: {queue: q}",
@@ -127,13 +127,17 @@ def test_only_the_autoscaler_is_given_a_token():
 
 
 def test_a_laptop_holds_an_upgrade_of_its_pods():
-    """Old and new cluster beside each other, on a node of 12 Gi and 2 CPUs."""
-    templates = pod_templates(render(preset("laptop")))
-    limits = [t["spec"]["containers"][0]["resources"] for t in templates.values()]
-    assert all(bytes_of(one["limits"]["memory"]) <= 3 * 2**30 for one in limits)
-    assert all(int(one["requests"]["cpu"].removesuffix("m")) <= 300 for one in limits)
-    assert 2 * sum(bytes_of(one["requests"]["memory"]) for one in limits) <= 12 * 2**30
+    """Old and new cluster beside each other, on a node of 20 Gi and 2 CPUs."""
     spec = clusters(render(preset("laptop")))["shop-infnet-ray"]
+    pods = {"requests": 0, "cpu": 0}
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        resources = group["template"]["spec"]["containers"][0]["resources"]
+        assert bytes_of(resources["limits"]["memory"]) <= 3 * 2**30
+        count = group.get("replicas", 1)
+        pods["requests"] += count * bytes_of(resources["requests"]["memory"])
+        pods["cpu"] += count * int(resources["requests"]["cpu"].removesuffix("m"))
+    assert 2 * pods["requests"] <= 20 * 2**30
+    assert 2 * pods["cpu"] <= 1500
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         assert group["rayStartParams"]["num-cpus"].isdigit()
         shm = next(
