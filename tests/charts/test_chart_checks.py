@@ -27,6 +27,7 @@ REFUSED = [
     ("{applications: {scorer: {gpusPerReplica: 1}}}", "gpusPerReplica is of program=layer-select"),
     ("{applications: {scorer: {autoscaling: {enabled: true, minReplicas: 3}}}}", r"minReplicas \(3\) must be at most maxReplicas \(2\)"),
     ("{autoscaling: {enabled: true}, workers: {serve: {minReplicas: 4}}}", r"workers.serve.minReplicas \(4\) must be at most"),
+    ("{autoscaling: {enabled: true}, workers: {serve: {replicas: 2}}}", r"workers.serve.replicas \(2\), with which autoscaling begins, must be from minReplicas \(1\) to maxReplicas \(1\)"),
     ("{applications: {scorer: {replicas: 8}}}", r"need 4.5 CPUs, and as many once more while they are replaced \(9\)"),
     ("{applications: {recommender: {gpusPerReplica: 1}}}", "the replicas need 1 GPUs"),
     ("{topology: split, applications: {this-name-is-really-long: {bundle: s3://x}}, fullnameOverride: a-name-of-twenty-nine-letters}", "a name of more than 47 characters"),

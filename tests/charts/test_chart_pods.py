@@ -56,12 +56,38 @@ def test_a_change_beside_the_pods_starts_no_second_cluster(text):
     assert before == after
 
 
+def compared(spec):
+    """What KubeRay 1.6.1 compares (GenerateHashWithoutReplicasAndWorkersToDelete)."""
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        for name in ("replicas", "minReplicas", "maxReplicas"):
+            group.pop(name, None)
+        group["template"]["spec"].pop("tolerations", None)
+    return spec
+
+
 @pytest.mark.parametrize(
-    "text", ["image: {tag: '2'}", "env: [{name: A, value: b}]", "serve: {port: 8001}"]
+    "text",
+    [
+        "image: {tag: '2'}",
+        "env: [{name: A, value: b}]",
+        "serve: {port: 8001}",
+        "workers: {serve: {replicas: 3}}",
+        "head: {tolerations: [{operator: Exists}]}",
+        "workers: {serve: {tolerations: [{operator: Exists}]}}",
+    ],
 )
-def test_a_change_of_the_pods_does(text):
-    changed = preset("laptop", yaml.safe_load(text))
-    assert clusters(render(changed)) != clusters(render(preset("laptop")))
+def test_a_change_of_the_pods_is_seen_by_kuberay(text):
+    values = preset("laptop"), preset("laptop", yaml.safe_load(text))
+    before, after = (compared(clusters(render(v))["shop-infnet-ray"]) for v in values)
+    assert before != after
+
+
+def test_a_change_of_the_bounds_of_autoscaling_is_seen_too():
+    on = {"autoscaling": {"enabled": True}}
+    more = {"workers": {"serve": {"maxReplicas": 5}}}
+    values = preset("laptop", on), preset("laptop", on, more)
+    before, after = (compared(clusters(render(v))["shop-infnet-ray"]) for v in values)
+    assert before != after
 
 
 def test_a_new_version_of_the_chart_starts_no_second_cluster(tmp_path):

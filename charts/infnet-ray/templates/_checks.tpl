@@ -54,6 +54,9 @@
 {{- if and $values.autoscaling.enabled (gt (int $group.minReplicas) (int $group.maxReplicas)) }}
 {{- fail (printf "workers.%s.minReplicas (%v) must be at most maxReplicas (%v)" $name $group.minReplicas $group.maxReplicas) }}
 {{- end }}
+{{- if and $values.autoscaling.enabled (or (lt (int $group.replicas) (int $group.minReplicas)) (gt (int $group.replicas) (int $group.maxReplicas))) }}
+{{- fail (printf "workers.%s.replicas (%v), with which autoscaling begins, must be from minReplicas (%v) to maxReplicas (%v)" $name $group.replicas $group.minReplicas $group.maxReplicas) }}
+{{- end }}
 {{- if and $values.production (not (and $group.resources.limits (hasKey $group.resources.limits "memory"))) }}
 {{- fail (printf "production: workers.%s.resources.limits.memory must be set, or one pod can take the node's memory" $name) }}
 {{- end }}

@@ -90,7 +90,15 @@ metadata:
   labels:
     {{- $fixed := dict "app.kubernetes.io/instance" .root.Release.Name "app.kubernetes.io/part-of" "infnet-ray" "infnet-ray/service" .service }}
     {{- toYaml (merge $fixed .group.labels) | nindent 4 }}
-  {{- with .group.annotations }}
+  {{- $noted := dict }}
+  {{- if .apps }}
+  {{- /* KubeRay 1.6 overlooks these changes of a RayService; what is noted here it does not. */}}
+  {{- if not .isHead }}
+  {{- $_ := set $noted "infnet-ray/replicas" (ternary (printf "%v-%v" .group.minReplicas .group.maxReplicas) (toString .group.replicas) $values.autoscaling.enabled) }}
+  {{- end }}
+  {{- with .group.tolerations }}{{ $_ := set $noted "infnet-ray/tolerations" (toJson . | sha256sum | trunc 16) }}{{ end }}
+  {{- end }}
+  {{- with merge $noted .group.annotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
