@@ -9,6 +9,7 @@ import json
 import socket
 import sys
 import threading
+from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ Json = Any
 TOKEN = "admin-token"
 REQUEST_S = 0.005
 """Virtual time of one request, so that nobody asks for ever at one instant."""
+MOST, WITHIN_S = 200, 10.0
+"""Requests of a well-behaved client in so long a virtual time."""
 
 
 class ApiServer:
@@ -53,6 +56,7 @@ class ApiServer:
         """Every request: method (WATCH for a watch) and path."""
         self.failures: list[Exception] = []
         """Errors in the server itself; a test should find none."""
+        self._times: deque[float] = deque(maxlen=MOST)
         for namespace in namespaces:
             self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
         for definition in definitions:
@@ -164,13 +168,23 @@ class ApiServer:
         method = "WATCH" if watch else request.method
         self.asked.append((method, request.path))
         if self.clock.virtual:
-            self.clock.sleep(REQUEST_S)
+            self._pace()
         lost = self.faults.before(method, request.path)
         with self.clock.lock:
             answer = self.routes.answer(request)
         if lost:
             raise Dropped
         return answer
+
+    def _pace(self) -> None:
+        self.clock.sleep(REQUEST_S)
+        now = self.clock.now()
+        self._times.append(now)
+        if len(self._times) == MOST and now - self._times[0] < WITHIN_S:
+            last = ", ".join(f"{method} {path}" for method, path in self.asked[-3:])
+            text = f"{MOST} requests within {now - self._times[0]:.1f} s, at last {last}"
+            self.failures.append(AssertionError(text))
+            self._times.clear()
 
 
 class _Http(ThreadingHTTPServer):

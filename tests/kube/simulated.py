@@ -40,5 +40,5 @@ def simulated(
     with ApiServer(definitions=definitions, clock=clock, seed=seed) as server:
         kuberay = FakeKubeRay(server, plan)
         yield Simulated(server, kuberay, clock)
-        assert not server.failures
-        assert not kuberay.failures
+        assert server.failures == []
+        assert kuberay.failures == []

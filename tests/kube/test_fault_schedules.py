@@ -32,6 +32,8 @@ Json = Any
 ROOT = Path(__file__).parents[2]
 SEEDS = range(200)
 KILLED = range(1000, 1040)
+LOOKS = 4000
+"""How often a launcher may look at the time: one that asks without end is ended."""
 GONE_S = 60.0
 """Within how long all is gone."""
 
@@ -98,8 +100,9 @@ def test_nothing_is_left_and_no_line_lost_after_seed(
 ) -> None:
     schedule = random_schedule(seed)
     with scheduled(schedule, definitions_1_6, tmp_path, monkeypatch) as (cluster, wanted):
-        code, shown, said = launched(wanted, cluster.clock)
+        code, shown, said = launched(wanted, MortalClock(cluster.clock, LOOKS))
         about = f"seed {seed}: {schedule}\n{said}"
+        assert cluster.server.failures == [], about
         assert code in schedule.exit_codes(), about
         assert check_lines(cluster, shown) == [], about
         cluster.after(GONE_S)
@@ -131,7 +134,7 @@ def test_a_launcher_that_is_killed_finds_its_job_again_after_seed(
                 about
             )
             cluster.after(chance.choice((0, 1, 30)))
-            code, shown, said = launched(wanted, cluster.clock)
+            code, shown, said = launched(wanted, MortalClock(cluster.clock, LOOKS))
             about += f"--- again\n{said}"
         assert code in schedule.exit_codes(), about
         assert len(made) == 1, about
