@@ -197,3 +197,39 @@ def test_the_image_is_named_by_registry_tag_or_digest(values, image):
     templates = rendering.pod_templates(render(merged(bundles, values)))
     found = {c["image"] for t in templates.values() for c in t["spec"]["containers"]}
     assert found == {image}
+
+
+def test_a_release_may_hold_permissions_alone():
+    """Who launches jobs and serves elsewhere."""
+    nothing = {"applications": {"scorer": None, "recommender": {"enabled": False}}}
+    kinds = sorted(thing["kind"] for thing in render(merged(BUNDLES, nothing)))
+    assert kinds == ["Role", "RoleBinding", "ServiceAccount"]
+
+
+def test_large_numbers_stay_whole():
+    """A template of Go prints a million as 1e+06."""
+    million = {
+        "applicationDefaults": {"set": {"serve.max_body_bytes": 16_777_216}},
+        "head": {"terminationGracePeriodSeconds": 1_000_000, "objectStoreBytes": 4_000_000_000},
+        "workerDefaults": {"terminationGracePeriodSeconds": 1_000_000},
+        "upgradeStrategy": {"deletionDelaySeconds": 1_000_000},
+    }
+    objects = render(merged(BUNDLES, million))
+    for template in rendering.pod_templates(objects).values():
+        assert template["spec"]["terminationGracePeriodSeconds"] == 1_000_000
+    service = one(objects, "RayService")["spec"]
+    assert service["rayClusterDeletionDelaySeconds"] == 1_000_000
+    head = service["rayClusterConfig"]["headGroupSpec"]["rayStartParams"]
+    assert head["object-store-memory"] == "4000000000"
+    for app in rendering.serve_config(objects, "shop-infnet-ray")["applications"]:
+        assert app["args"]["set"]["serve.max_body_bytes"] == 16_777_216
+        assert isinstance(app["args"]["set"]["serve.max_body_bytes"], int)
+
+
+def test_a_label_of_everybody_never_replaces_one_that_something_is_found_by():
+    own = {"commonLabels": {"app.kubernetes.io/instance": "x", "grafana_dashboard": "x"}}
+    objects = render(merged(BUNDLES, EVERYTHING, own))
+    assert one(objects, "PodMonitor")["metadata"]["labels"]["app.kubernetes.io/instance"] == "shop"
+    for name, found in rendering.of_kind(objects, "ConfigMap").items():
+        if "dashboard" in name:
+            assert found["metadata"]["labels"]["grafana_dashboard"] == "1"

@@ -12,29 +12,21 @@
 {{- end }}
 {{- end }}
 
-{{- define "infnet-ray.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/part-of: infnet-ray
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
-{{- end }}
-
 {{/* metadata of an object; takes {root, name, labels?, annotations?}. */}}
 {{- define "infnet-ray.metadata" -}}
+{{- $root := .root -}}
 name: {{ .name }}
-namespace: {{ .root.Release.Namespace }}
+namespace: {{ $root.Release.Namespace }}
 labels:
-  {{- include "infnet-ray.labels" .root | nindent 2 }}
-  {{- with .labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-{{- $annotations := merge (deepCopy (default dict .annotations)) .root.Values.commonAnnotations }}
-{{- with $annotations }}
+  {{- $labels := dict
+    "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
+    "app.kubernetes.io/name" $root.Chart.Name
+    "app.kubernetes.io/instance" $root.Release.Name
+    "app.kubernetes.io/managed-by" $root.Release.Service
+    "app.kubernetes.io/part-of" "infnet-ray"
+    "app.kubernetes.io/version" $root.Chart.AppVersion }}
+  {{- toYaml (merge $labels (default dict .labels) $root.Values.commonLabels) | nindent 2 }}
+{{- with merge (deepCopy (default dict .annotations)) $root.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}

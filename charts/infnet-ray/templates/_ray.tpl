@@ -30,8 +30,8 @@ applications:
   - name: {{ $app.deployment }}
     num_replicas: auto
     autoscaling_config:
-      min_replicas: {{ $app.autoscaling.minReplicas }}
-      max_replicas: {{ $app.autoscaling.maxReplicas }}
+      min_replicas: {{ int64 $app.autoscaling.minReplicas }}
+      max_replicas: {{ int64 $app.autoscaling.maxReplicas }}
       target_ongoing_requests: {{ $app.autoscaling.targetOngoingRequests }}
   {{- end }}
 {{- end }}
@@ -94,7 +94,7 @@ metadata:
   {{- if .apps }}
   {{- /* KubeRay 1.6 overlooks these changes of a RayService; what is noted here it does not. */}}
   {{- if not .isHead }}
-  {{- $_ := set $noted "infnet-ray/replicas" (ternary (printf "%v-%v" .group.minReplicas .group.maxReplicas) (toString .group.replicas) $values.autoscaling.enabled) }}
+  {{- $_ := set $noted "infnet-ray/replicas" (ternary (printf "%d-%d" (int64 .group.minReplicas) (int64 .group.maxReplicas)) (toString (int64 .group.replicas)) $values.autoscaling.enabled) }}
   {{- end }}
   {{- with .group.tolerations }}{{ $_ := set $noted "infnet-ray/tolerations" (toJson . | sha256sum | trunc 16) }}{{ end }}
   {{- end }}
@@ -111,7 +111,7 @@ spec:
 {{- end }}
   securityContext:
     {{- toYaml $values.podSecurityContext | nindent 4 }}
-  terminationGracePeriodSeconds: {{ .group.terminationGracePeriodSeconds }}
+  terminationGracePeriodSeconds: {{ int64 .group.terminationGracePeriodSeconds }}
   {{- with .group.priorityClassName }}
   priorityClassName: {{ . }}
   {{- end }}
@@ -230,7 +230,7 @@ authOptions:
 enableInTreeAutoscaling: true
 autoscalerOptions:
   version: {{ $values.autoscaling.version }}
-  idleTimeoutSeconds: {{ $values.autoscaling.idleTimeoutSeconds }}
+  idleTimeoutSeconds: {{ int64 $values.autoscaling.idleTimeoutSeconds }}
   upscalingMode: {{ $values.autoscaling.upscalingMode }}
   imagePullPolicy: {{ $values.image.pullPolicy }}
   resources:
@@ -282,9 +282,9 @@ workerGroupSpecs:
 {{- $group := index $workers . }}
 {{- $worker := merge (dict "group" $group "isHead" false) $context }}
 - groupName: {{ . }}
-  replicas: {{ $group.replicas }}
-  minReplicas: {{ ternary $group.minReplicas $group.replicas $values.autoscaling.enabled }}
-  maxReplicas: {{ ternary $group.maxReplicas $group.replicas $values.autoscaling.enabled }}
+  replicas: {{ int64 $group.replicas }}
+  minReplicas: {{ int64 (ternary $group.minReplicas $group.replicas $values.autoscaling.enabled) }}
+  maxReplicas: {{ int64 (ternary $group.maxReplicas $group.replicas $values.autoscaling.enabled) }}
   rayStartParams:
     {{- include "infnet-ray.rayStartParams" $worker | nindent 4 }}
   template:
