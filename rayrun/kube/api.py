@@ -2,7 +2,7 @@
 
 Every call goes through dropped connections, 429 and 5xx answers, conflicts of the server with
 itself and a token that has expired (it is read again), for up to `PATIENCE_S`. What the launcher
-waits for it watches; a watch that ends, for whatever reason, is made up for by asking once.
+waits for it watches; each watch begins with a list, so that nothing between two is missed.
 """
 
 import contextlib
@@ -114,22 +114,29 @@ class Api:
 
     def after(self, resource: str, known: Json, wait_s: float) -> Json | None:
         """The object once it is another than `known`, or after `wait_s`; None: it is gone."""
-        name = str(known["metadata"]["name"])
         until = self.clock.now() + wait_s
+        only = {"fieldSelector": f"metadata.name={known['metadata']['name']}"}
+        found = self._ask("list", resource, query=only)
+        now = next(iter(cast("list[Json]", found.get("items") or [])), None)
+        left = until - self.clock.now()
+        if now is None or left <= 0 or _version(now) != _version(known):
+            return now
+        # From the version of the list: that of an object at rest is soon too old.
         query = {
+            **only,
             "watch": "true",
-            "fieldSelector": f"metadata.name={name}",
-            "resourceVersion": str(known["metadata"]["resourceVersion"]),
-            "timeoutSeconds": str(max(1, round(wait_s))),
+            "resourceVersion": _version(found),
+            "timeoutSeconds": str(max(1, round(left))),
         }
-        event = self._first_event(resource, query, wait_s + READ_S)
-        if event.get("type") == "DELETED":
+        event = self._first_event(resource, query, left + READ_S)
+        kind = event.get("type")
+        if kind == "DELETED":
             return None
-        if event.get("type") in ("ADDED", "MODIFIED"):
+        if kind in ("ADDED", "MODIFIED"):
             return cast(Json, event["object"])
-        if not event:  # dropped, expired or refused, as a rule: not at once again
+        if kind != TIME_IS_UP:  # dropped, expired or refused: whoever asks again does so later
             self.clock.sleep(max(0.0, min(AGAIN_S, until - self.clock.now())))
-        return self.get(resource, name)
+        return now
 
     # -----------------------------------------------------------------------------------------
 
@@ -206,7 +213,7 @@ class Api:
         return text if raw else json.loads(text)
 
     def _first_event(self, resource: str, query: Mapping[str, str], read_s: float) -> Json:
-        """{} where none came: the time is up, the connection broke, or the version is too old."""
+        """{} where the connection broke; `TIME_IS_UP` where none came before the server's end."""
         try:
             stream = self._send(
                 "watch", resource, "", body=None, query=query, raw=False, read_s=read_s, stream=True
@@ -230,7 +237,7 @@ class Api:
         finally:
             stream.close()
             stream.release_conn()
-        return {"type": "TIMEOUT"}
+        return {"type": TIME_IS_UP}
 
     def _passes(self, refused: Refused, body: Json | None) -> bool:
         """Whether asking again may be answered otherwise."""
@@ -277,6 +284,7 @@ class Api:
         return (urllib3.HTTPError, OSError, json.JSONDecodeError)
 
 
+TIME_IS_UP = "TIME IS UP"
 _TYPES = {
     "GET": "application/json",
     "POST": "application/json",
@@ -292,6 +300,10 @@ def path_of(resource: str, namespace: str, name: str = "") -> str:
     root = f"/apis/{RAY}" if group else "/api/v1"
     path = f"{root}/namespaces/{namespace}/{plural}"
     return path + (f"/{quote(name)}" if name else "") + (f"/{sub}" if sub else "")
+
+
+def _version(thing: Json) -> str:
+    return str(part(thing, "metadata").get("resourceVersion", ""))
 
 
 def part(thing: Json, *path: str) -> Json:

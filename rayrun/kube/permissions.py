@@ -11,7 +11,7 @@ VERBS: Mapping[str, Mapping[str, str]] = {
     "rayjobs.ray.io": {
         "create": "start a verb as a job",
         "get": "follow a job that is there, and see that a deleted one is gone",
-        "list": "find the jobs of a run that ended, and other attempts of a step",
+        "list": "find the jobs of a run or a step, and how a job is before it is watched",
         "watch": "learn of changes of a job without asking every second",
         "delete": "end a job that was interrupted, and remove one whose result was read",
     },

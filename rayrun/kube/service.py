@@ -164,7 +164,7 @@ class Deployment:
                     say(f"RayService {self.name} in {api.namespace}: is made")
                     return None, api.create(RAYSERVICES, wanted)
                 version = {"resourceVersion": live["metadata"]["resourceVersion"]}
-                spec = replacing(part(live, "spec"), wanted["spec"])
+                spec = _changed(live, wanted["spec"])
                 body = {"metadata": {**version, "labels": OURS}, "spec": spec}
                 say(f"RayService {self.name} in {api.namespace}: is updated")
                 return live, api.patch(RAYSERVICES, self.name, body)
@@ -184,7 +184,7 @@ class Deployment:
             return "somebody has changed the RayService since; it is left as it is"
         version = {"resourceVersion": live["metadata"]["resourceVersion"]}
         try:
-            spec = replacing(part(live, "spec"), part(before, "spec"))
+            spec = _changed(live, part(before, "spec"))
             api.patch(RAYSERVICES, self.name, {"metadata": version, "spec": spec})
         except (ConfigError, Refused) as error:
             return f"the RayService could not be set back to what was live ({error})"
@@ -339,6 +339,12 @@ class _Waiting:
         if line not in self.said:
             self.said.add(line)
             say(line)
+
+
+def _changed(live: Json, spec: Json) -> Json:
+    """What we say of a RayService; the rest of its spec is whoever's said it."""
+    cluster = replacing(part(live, "spec", "rayClusterConfig"), part(spec, "rayClusterConfig"))
+    return {"serveConfigV2": spec["serveConfigV2"], "rayClusterConfig": cluster}
 
 
 def replacing(old: Json, new: Json) -> Json:
