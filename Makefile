@@ -12,7 +12,7 @@ RUN_NAME := $(basename $(notdir $(CONFIG)))
 OUT ?= $(RUNS)/$(RUN_NAME)
 LIVE := $(if $(findstring ://,$(OUT)),$(OUT),$(abspath $(OUT)))/live
 
-.PHONY: help install run serve test test-whole check bench format golden clean
+.PHONY: help install run serve test test-whole kube-test check bench format golden clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,10 +36,13 @@ serve: install ## both applications on one port, as `make run` left them live, u
 	  --set applications.scorer.bundle=$(LIVE)/scorer --set applications.recommender.bundle=$(LIVE)/recommender
 
 test: install ## all CPU tests but those of whole pipelines (set INFNET_DATA to include those on real data)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not whole"
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not whole and not kube"
 
 test-whole: install ## whole pipelines from the log to answers over HTTP, here and on S3 (some 15 minutes)
 	@$(BIN)/python -m pytest -m whole
+
+kube-test: install ## the launcher on the cluster that KUBECONFIG names, with KubeRay and KUBE_TEST_IMAGE (skips without)
+	@$(BIN)/python -m pytest -m kube tests/kube
 
 check: install ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }

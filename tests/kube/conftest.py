@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.kube import kuberay_definitions
+from tests.kube import kuberay_definitions, real_cluster
 from tests.kube.api_server import ApiServer
+from tests.kube.real_cluster import RealCluster
+from tests.kube.simulated import Simulated, simulated
 
 Json = Any
 
@@ -44,3 +46,26 @@ def api_of_kuberay(definitions_1_6: list[Json]) -> Iterator[ApiServer]:
     with ApiServer(definitions=definitions_1_6) as server:
         yield server
         assert not server.failures
+
+
+@pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.kube)])
+def cluster(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Simulated | RealCluster]:
+    """A cluster with KubeRay, KUBECONFIG set to it: simulated, and with `-m kube` the real one."""
+    if request.param == "simulated":
+        definitions = request.getfixturevalue("definitions_1_6")
+        with simulated(definitions, place=str(tmp_path)) as found:
+            kubeconfig = found.server.kubeconfig(tmp_path / "kubeconfig")
+            monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+            yield found
+        return
+    selected = request.config.getoption("markexpr")
+    if "kube" not in selected or "not kube" in selected:
+        pytest.skip("the cluster of KUBECONFIG is used with `-m kube` only")
+    if why := real_cluster.missing():
+        pytest.skip(why)
+    found = RealCluster(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(found.kubeconfig))
+    with found.open():
+        yield found

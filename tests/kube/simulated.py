@@ -20,6 +20,17 @@ class Simulated:
     server: ApiServer
     kuberay: FakeKubeRay
     clock: VirtualClock
+    place: str = ""
+    """Where outputs lie that pods share with the launcher."""
+
+    real = False
+    namespace = "default"
+    image = "example.com/infnet:1"
+
+    @property
+    def compute(self) -> Json:
+        """What jobs here need beside what a test asks for."""
+        return {"volumes": [{"claim": "shared", "mount_path": self.place}]}
 
     def after(self, seconds: float) -> None:
         """Let time pass."""
@@ -30,15 +41,31 @@ class Simulated:
         now = self.clock.now()
         assert self.clock.wait(ready, now + at_most_s), f"not so after {at_most_s:g} s"
 
+    def pods(self, role: str = "") -> list[str]:
+        """Names of Ray's pods, of a role."""
+        return self.kuberay.pods(role, self.namespace)
+
+    def kill(self, role: str) -> None:
+        """The first pod of a role is deleted by force."""
+        self.kuberay.kill(role, self.namespace)
+
+    def jobs(self) -> list[Json]:
+        """The RayJobs that are there."""
+        return self.server.store.of(("ray.io", "rayjobs"), self.namespace)
+
+    def objects(self) -> list[str]:
+        """What of ours is there, as `Kind/name`, sorted."""
+        return self.server.objects(namespace=self.namespace)
+
 
 @contextmanager
 def simulated(
-    definitions: list[Json], plan: Plan | None = None, seed: int = 0
+    definitions: list[Json], plan: Plan | None = None, seed: int = 0, place: str = ""
 ) -> Iterator[Simulated]:
     """A cluster with KubeRay, whose jobs have the fate of `plan`."""
     clock = VirtualClock()
     with ApiServer(definitions=definitions, clock=clock, seed=seed) as server:
         kuberay = FakeKubeRay(server, plan)
-        yield Simulated(server, kuberay, clock)
+        yield Simulated(server, kuberay, clock, place)
         assert server.failures == []
         assert kuberay.failures == []
