@@ -16,7 +16,7 @@ from rayrun.ray.compute import KubeRayCompute
 from rayrun.ray.job_log import ENDED, Log, Tail
 from rayrun.ray.request import say
 
-ALREADY_S = 0.005
+ALREADY_S = 0.002
 """Real seconds for what has arrived to be taken from a connection."""
 ASK_S = 5.0
 """Between two questions how the job is, and between two requests for the whole log where no

@@ -64,7 +64,7 @@ def rayjob(
         "name": attempt_name(first, attempt),
         "labels": dict(labels),
         "annotations": {
-            CONFIG_NOTE: asked.config.digest(),
+            CONFIG_NOTE: asked.digest,
             PLACE_NOTE: asked.place,
             SOURCES_NOTE: asked.program,
             ATTEMPT_NOTE: str(attempt),

@@ -2,6 +2,7 @@
 meanwhile, and what its command is. The same for a job of a dashboard and for one of Kubernetes.
 """
 
+import functools
 import json
 import os
 import sys
@@ -87,6 +88,11 @@ class Request:
         """Where the configuration and the record of the job lie while it is there."""
         return storage.join(self.above, f".{self.name}")
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the configuration."""
+        return self.config.digest()
+
     @property
     def program(self) -> str:
         """Digest of the sources here."""
@@ -122,7 +128,7 @@ class Request:
             "program": self.program,
             "prog": self.prog,
             "verb": self.verb.name,
-            "config_digest": self.config.digest(),
+            "config_digest": self.digest,
             "place": self.place,
         }
 
@@ -148,7 +154,7 @@ class Request:
         if not storage.exists(storage.join(self.place, RESULT_FILE)):
             return None
         result = Result.read(self.place)
-        return result if result.config_digest == self.config.digest() else None
+        return result if result.config_digest == self.digest else None
 
     def not_shared(self) -> str:
         """The sentence for a place where the job and this side do not meet."""

@@ -158,7 +158,7 @@ def test_deletion_rules_and_shutdown_never_stand_together():
 
 def test_in_the_job_the_cluster_is_the_one_that_runs_it():
     wanted = asked(workers=2, min_workers=1, cpus_per_worker=3)
-    inside = validate(Toy, wanted.resolved, where="the job").compute
+    inside: Any = validate(Toy, wanted.resolved, where="the job").compute
     assert (inside.type, inside.address) == ("attached", "auto")
     assert (inside.workers, inside.min_workers, inside.cpus_per_worker) == (2, 1, 3)
 
