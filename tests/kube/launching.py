@@ -1,92 +1,89 @@
-"""Launching verbs on a simulated cluster, with commands that leave what real ones would."""
+"""Calls of the launcher, on the simulated cluster and the real one."""
 
-import json
-import re
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import contextlib
+import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayrun.config import Config, validate
+from rayrun.config import ConfigError, load
 from rayrun.kube import launch
-from rayrun.kube.rayjob import rayjob
-from rayrun.metrics import Result
-from rayrun.ray.compute import Compute
 from rayrun.ray.request import Request, Submitted, request
-from rayrun.verb import Verb
-from tests.kube.fake_plan import Submission
-from tests.kube.simulated import Simulated
+from rayrun.verb import Ended
+from tests.kube.schedules import Killed, leave_result
 
 Json = Any
+ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "configs/infnet/smoke.yaml"
+FEW = ("data.source.rows=300", "data.source.users=40")
+EVERYTHING = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
 
 
-class Toy(Config):
-    """The configuration of the verb."""
+def asked(
+    cluster: Any, verb: str = "prepare", sets: tuple[str, ...] = (), **compute: Any
+) -> Request:
+    """A verb of `infnet` on a cluster, with its output in a place that its pods share."""
+    from infnet.cli import VERBS
+    from infnet.config import InfnetConfig
 
-    name: str = "toy"
-    rows: int = 3
-    compute: Compute
-
-
-VERB = Verb(name="train", help="", run="tests.kube.launching:nothing", config=Toy, store=True)
-
-
-def nothing(config: Toy, out: str) -> None:
-    """What the verb would do."""
-
-
-def asked(folder: Path, *, out: str = "", rows: int = 3, **compute: Any) -> Request:
-    """`infnet train` with its output on a claim that is mounted at `folder`, in both places."""
-    given = {
-        "type": "kuberay",
-        "image": "example.com/ours:1",
-        "volumes": [{"claim": "shared", "mount_path": str(folder)}],
-        **compute,
-    }
-    config = validate(Toy, {"rows": rows, "compute": given}, where="the test")
-    return request("infnet", VERB, config, {}, out=out or str(folder / "out"), kept="")
-
-
-def leaves(wanted: Request) -> Callable[[Json, Submission, str], None]:
-    """What a real command leaves at its output when it ends: for `Plan.on_end`."""
-
-    def end(submission: Json, fate: Submission, status: str) -> None:
-        if status == "STOPPED":
-            return
-        command = submission["entrypoint"]
-        record = re.search(r"--record=(\S+)", command)
-        assert record is not None
-        done = status == "SUCCEEDED"
-        if done:
-            config = wanted.config
-            result = Result.of("train", config, started=time.monotonic(), rows=config.rows)  # type: ignore[attr-defined]
-            Path(wanted.place).mkdir(parents=True, exist_ok=True)
-            result.write(Path(wanted.place))
-        content = {"verb": "train", "uri": wanted.place, "key": "", "cached": False, "digest": ""}
-        content |= {"exit_code": 0 if done else fate.exit_code}
-        Path(record[1]).write_text(json.dumps(content), encoding="utf-8")
-
-    return end
+    given = {"type": "kuberay", "image": cluster.image, **cluster.compute, **compute}
+    config = load(InfnetConfig, SMOKE, [*FEW, *sets, f"compute={given!r}"])
+    chosen = next(one for one in VERBS if one.name == verb)
+    flags = {flag.name: flag.default for flag in chosen.flags}
+    wanted = request("infnet", chosen, config, flags, out=f"{cluster.place}/out", kept="")
+    if not cluster.real:
+        cluster.kuberay.plan.on_end = leave_result(config.digest())
+    return wanted
 
 
 @dataclass
 class Launched:
-    """One call of the launcher, which it may survive."""
+    """What came of a call."""
 
-    cluster: Simulated
-    wanted: Request
-    error: BaseException | None = None
-    result: Submitted | None = None
-    said: list[str] = field(default_factory=list)
+    code: int | None
+    """Exit code; None: the launcher was killed."""
+    shown: list[str]
+    """Lines of the job."""
+    said: str
+    """What the launcher said of it, and its error."""
+    found: Submitted | None = None
 
-    def run(self) -> "Launched":
-        """Launch, and keep what is raised."""
+
+def launched(wanted: Request, clock: Any) -> Launched:
+    """Launch as the command line does."""
+    out, err = io.StringIO(), io.StringIO()
+    done = Launched(0, [], "")
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            self.result = launch.run(self.wanted, self.cluster.clock)
-        except (Exception, KeyboardInterrupt) as error:
-            self.error = error
-        return self
+            done.found = launch.run(wanted, clock)
+        except ConfigError as error:
+            done.code = 2
+            err.write(f"error: {error}\n")
+        except Ended as ended:
+            done.code = ended.exit_code
+        except KeyboardInterrupt:
+            done.code = 130
+        except Killed:
+            done.code = None
+    done.shown, done.said = out.getvalue().splitlines(), err.getvalue()
+    return done
 
 
-__all__ = ["Launched", "Toy", "asked", "leaves", "rayjob"]
+class InterruptingClock:
+    """The n-th look at the time is interrupted by Ctrl-C, once."""
+
+    def __init__(self, clock: Any, looks: int) -> None:
+        self._clock, self._left = clock, looks
+
+    def now(self) -> float:
+        self._look()
+        return self._clock.now()
+
+    def sleep(self, seconds: float) -> None:
+        self._look()
+        self._clock.sleep(seconds)
+
+    def _look(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
