@@ -35,7 +35,7 @@ class Submission:
         done = min(self.lines, int(after_s / self.every_s))
         found = "".join(f"{self.line(name, i)}\n" for i in range(done))
         if done < self.lines and after_s / self.every_s - done >= 0.5 and after_s < self.lasts_s:
-            found += self.line(name, done)[: 4 + done % 9]
+            found += self.line(name, done)[: len(name) + 3 + done % 9]
         return found
 
     def line(self, name: str, i: int) -> str:

@@ -36,6 +36,8 @@ class Schedule:
     """Their times count from the begin."""
     outage_s: float | None = None
     """When the API is gone for two minutes."""
+    outage_at_end_s: float | None = None
+    """The same, so long after the job has ended well."""
     expires_s: tuple[float, ...] = ()
     """When watches lose their history."""
     token_s: float | None = None
@@ -79,6 +81,8 @@ def random_schedule(seed: int) -> Schedule:
         schedule.faults.append(random_fault(chance))
     if chance.random() < 0.15:
         schedule.outage_s = chance.uniform(1, 90)
+    elif chance.random() < 0.1:
+        schedule.outage_at_end_s = chance.uniform(0, 8)
     if chance.random() < 0.4:
         schedule.expires_s = tuple(sorted(chance.uniform(0, 60) for _ in range(3)))
     if chance.random() < 0.15:
@@ -175,6 +179,20 @@ class MortalClock:
             raise Killed
 
 
+def and_an_outage(
+    schedule: Schedule, cluster: Simulated, end: Callable[[Json, Submission, str], None]
+) -> Callable[[Json, Submission, str], None]:
+    """`end`, and the API is gone soon after."""
+
+    def ended(request: Json, fate: Submission, status: str) -> None:
+        end(request, fate, status)
+        if status == "SUCCEEDED" and schedule.outage_at_end_s is not None:
+            at = cluster.clock.now() + schedule.outage_at_end_s
+            cluster.server.faults.outage(at, at + OUTAGE_S)
+
+    return ended
+
+
 def leave_result(config_digest: str) -> Callable[[Json, Submission, str], None]:
     """What a real command leaves at its output and as its record when it ends."""
 
@@ -240,7 +258,6 @@ def _segments(shown: list[str]) -> list[tuple[str, list[str], bool]]:
             found.append((name, lines, True))
             continue
         match = LINE.match(line)
-        # A piece of a line may have lost its name's end.
         name = match[1] if match else (found[-1][0] if found else "")
         if not found or found[-1][0] != name or found[-1][2]:
             found.append((name, [], False))

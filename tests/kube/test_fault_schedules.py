@@ -21,6 +21,7 @@ from tests.kube.schedules import (
     Killed,
     MortalClock,
     Schedule,
+    and_an_outage,
     arrange,
     check_lines,
     leave_result,
@@ -59,8 +60,9 @@ def scheduled(
     schedule: Schedule, definitions: list[Json], folder: Path, patch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Simulated, Request]]:
     wanted = asked(folder, schedule.queue)
-    schedule.plan.on_end = leave_result(wanted.config.digest())
+    end = leave_result(wanted.config.digest())
     with simulated(definitions, schedule.plan, schedule.seed) as cluster:
+        schedule.plan.on_end = and_an_outage(schedule, cluster, end)
         server, tokens = cluster.server, [cluster.server.token("launcher", EVERYTHING)]
         kubeconfig = server.kubeconfig(folder / "kubeconfig", token=tokens[0])
         patch.setenv("KUBECONFIG", str(kubeconfig))
