@@ -6,7 +6,7 @@ from typing import cast
 
 from rayrun import storage
 from rayrun.config import ConfigError, Json
-from rayrun.kube.api import Api, Refused, part
+from rayrun.kube.api import Api, Lost, Refused, part
 from rayrun.kube.log import JobLog
 from rayrun.kube.trouble import Watched
 from rayrun.ray.request import say
@@ -100,6 +100,8 @@ class Evidence:
                     found[file] = self._api.text("pods/log", name, query)
                 except Refused:  # the container has not started
                     continue
+                except Lost:
+                    raise
                 except ConfigError as error:
                     say(f"warning: logs of pods cannot be kept: {error}")
                     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from rayrun.config import ConfigError, Json
-from rayrun.kube.api import Api, Refused, part
+from rayrun.kube.api import Api, Lost, Refused, part
 from rayrun.kube.names import selector
 from rayrun.ray.compute import KubeRayCompute
 from rayrun.ray.request import say
@@ -115,6 +115,8 @@ class Watched:
     def _listed(self, resource: str, **selectors: str) -> list[Json]:
         try:
             return self._api.list(resource, **selectors)
+        except Lost:
+            raise
         except (ConfigError, Refused) as error:
             if not self._told:
                 self._told = True

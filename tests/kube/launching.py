@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def asked(
     from infnet.config import InfnetConfig
 
     given = {"type": "kuberay", "image": cluster.image, **cluster.compute, **compute}
-    config = load(InfnetConfig, SMOKE, [*FEW, *sets, f"compute={given!r}"])
+    config = load(InfnetConfig, SMOKE, [*FEW, *sets, f"compute={json.dumps(given)}"])
     chosen = next(one for one in VERBS if one.name == verb)
     flags = {flag.name: flag.default for flag in chosen.flags}
     wanted = request("infnet", chosen, config, flags, out=f"{cluster.place}/out", kept="")
