@@ -51,7 +51,8 @@ class Evidence:
         events = [*self._watched.events(name)]
         for about in (cluster, *(str(pod["metadata"]["name"]) for pod in pods[:MOST_PODS])):
             events += self._watched.events(about) if about else []
-        files = {"job.log": "\n".join(recent) + "\n", "rayjob.json": _as_json(status)}
+        self.state(job)
+        files = {"job.log": "\n".join(recent) + "\n"}
         files["events.txt"] = "".join(f"{_event(event)}\n" for event in events)
         files["pods.json"] = _as_json({p["metadata"]["name"]: p.get("status") for p in pods})
         for pod in pods[:MOST_PODS]:
@@ -65,6 +66,10 @@ class Evidence:
         for file, text in files.items():
             if text.strip():
                 self._write(file, text)
+
+    def state(self, job: Json) -> None:
+        """Write what KubeRay says of the job, its conditions among it."""
+        self._write("rayjob.json", _as_json(part(job, "status")))
 
     def summary(self, why: str, recent: Iterable[str]) -> str:
         """What the error says, in lines; it is written too."""

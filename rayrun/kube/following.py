@@ -111,6 +111,7 @@ class Following:
                 code = self._exit_code()
                 if state == "failed" and code != BAD_INPUT:
                     self._keep(job)
+                    self.evidence.state(job)
                 return End(cast(Outcome, state), job, code)
             if state == "running":
                 self.log.step(status)

@@ -1,0 +1,54 @@
+"""The command line with `compute: {type: kuberay}`: what needs no cluster."""
+
+from pathlib import Path
+
+import pytest
+
+from infnet.cli import main
+from rayrun.config import ConfigError, parse_yaml
+from rayrun.kube.permissions import VERBS, missing
+from rayrun.ray.compute import KubeRayCompute
+from rayrun.ray.session import session
+
+SMOKE = str(Path(__file__).parents[3] / "configs/infnet/smoke.yaml")
+KUBERAY = "compute={type: kuberay, image: 'registry.example.com/ours:1'}"
+
+
+def test_a_dry_run_prints_the_manifest_and_needs_no_cluster(capfd, monkeypatch, tmp_path):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("INFNET_RUN", "nightly")
+    call = ["train", SMOKE, "--set", KUBERAY, "--out", "s3://bucket/runs/train", "--dry-run"]
+    assert main(call) == 0
+    text, _, rest = capfd.readouterr().out.partition("\n\n\n")
+    manifest = parse_yaml(text, where="the plan")
+    assert manifest["kind"] == "RayJob"
+    assert manifest["metadata"]["labels"]["infnet-ray/run"] == "nightly"
+    assert rest == "train would write to s3://bucket/runs/train; nothing was done (--dry-run)\n"
+
+
+def test_what_is_wrong_is_one_line_and_exit_code_2(capfd, monkeypatch, tmp_path):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
+    assert main(["train", SMOKE, "--set", KUBERAY, "--out", "s3://bucket/runs/train"]) == 2
+    assert capfd.readouterr().err.startswith("error: compute: {type: kuberay} needs a Kubernetes")
+    assert main(["train", SMOKE, "--set", KUBERAY, "--out", str(tmp_path / "out")]) == 2
+    assert capfd.readouterr().err.startswith("error: --out must be s3://… or lie on a volume")
+    assert main(["train", SMOKE, "--set", f"{KUBERAY[:-1]}, queue: a, cleanup: rules}}"]) == 2
+    assert "cleanup: rules and a queue exclude each other" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_verb_that_runs_here_refuses_kubernetes():
+    with (
+        pytest.raises(ConfigError, match=r"runs verbs as jobs and deploys services; this one runs"),
+        session(KubeRayCompute(type="kuberay")),
+    ):
+        pass
+
+
+def test_every_permission_says_what_it_is_for():
+    for resource, verbs in VERBS.items():
+        for verb, why in verbs.items():
+            said = missing(verb, resource, "team")
+            assert why in said
+            assert f"the verb {verb} on {resource}" in said
+    assert "rbac.launcher.enabled=true" in missing("get", "pods", "team")
