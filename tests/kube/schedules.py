@@ -226,6 +226,8 @@ def check_lines(cluster: Simulated, shown: list[str]) -> list[str]:
     }
     order, segments = list(jobs), _segments(shown)
     names = [name for name, _, _ in segments if name]
+    if strangers := [name for name in names if name not in jobs]:
+        return [f"no submission printed {strangers}"]
     if names != sorted(names, key=order.index):
         wrong.append(f"out of order or doubled: {names}, printed as {order}")
     if len(set(names)) != len(names):
