@@ -13,7 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ["torch", "infnet.train.loop", "tests.infnet.train.written_dataset"]
+PRELOADED = [
+    "torch._dynamo",  # imported by the first optimizer, as pandas is by the first metric
+    "pandas",
+    "infnet.train.loop",
+    "tests.infnet.train.written_dataset",
+]
 
 
 def together(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
@@ -33,7 +38,7 @@ def together(function: Callable[..., Any], world_size: int, *arguments: Any) -> 
         for process in processes:
             process.start()
         for process in processes:
-            process.join(timeout=180)
+            process.join(timeout=300)
             if process.is_alive():
                 process.kill()
         failed = [(Path(folder) / f"{rank}.error") for rank in range(world_size)]
@@ -58,7 +63,7 @@ def _entry(
             init_method=f"file://{folder}/meeting",
             rank=rank,
             world_size=world_size,
-            timeout=datetime.timedelta(seconds=60),
+            timeout=datetime.timedelta(seconds=180),
         )
         found = function(ProcessGroupWorker(Path(folder) / "checkpoints"), *arguments)
         (Path(folder) / str(rank)).write_bytes(pickle.dumps(found))

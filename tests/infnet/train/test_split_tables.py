@@ -3,6 +3,8 @@
 Processes joined by gloo; every group of them does several things, for starting one costs most.
 """
 
+import resource
+import sys
 from pathlib import Path
 
 import pytest
@@ -213,6 +215,39 @@ def test_a_run_goes_on_with_any_number_of_workers(dataset, tmp_path):
         expected = load_file(tmp_path / "whole" / "checkpoint" / f"{name}.safetensors")
         for key, tensor in load_file(tmp_path / "out/checkpoint" / f"{name}.safetensors").items():
             torch.testing.assert_close(tensor, expected[key], rtol=0, atol=tolerance)
+
+
+# ---------------------------------------------------------------------------------------------
+# Less memory than a table needs
+
+ROWS = 2_000_000
+NEEDED = 3 * ROWS * 8 * 4
+"""Bytes of a table 8 wide with the two moments of Adam: 192 MB."""
+ROOM = NEEDED * 3 // 4
+
+
+def limited(worker, dataset, out):
+    """Train on a large table in a process that may allocate `ROOM` more than it has already."""
+    made = config("train.epochs=1", workers=worker.world_size)
+    fit(worker, made, written.schema(), Place(dataset, f"{out}/small"))
+    said = Path("/proc/self/status").read_text()
+    data = 1024 * int(said.split("VmData:")[1].split()[0])
+    resource.setrlimit(resource.RLIMIT_DATA, (data + ROOM, data + ROOM))
+    worker.latest_checkpoint = lambda: None
+    user = TableSpec(rows=ROWS, dim=8)
+    schema = written.schema()
+    schema = schema.model_copy(update={"tables": {**schema.tables, "user": user}})
+    return fit(worker, made, schema, Place(dataset, f"{out}/large"))["steps"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_DATA of Linux")
+def test_a_table_that_one_worker_has_no_memory_for_is_trained_by_two(dataset, tmp_path):
+    """Trained, validated, saved and published: no worker ever holds more than its half."""
+    with pytest.raises(AssertionError, match=r"worker 0:(.|\n)*can't allocate memory"):
+        together(limited, 1, dataset, str(tmp_path / "one"))
+    assert together(limited, 2, dataset, str(tmp_path / "two")) == [13, 13]
+    published = load_file(tmp_path / "two/large/checkpoint/tables.safetensors")
+    assert published["embeddings.0.weight"].shape == (ROWS, 8)
 
 
 # ---------------------------------------------------------------------------------------------
