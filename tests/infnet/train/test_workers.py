@@ -40,7 +40,13 @@ STRATEGIES = {
     "zero_1": "{type: deepspeed, zero_stage: 1}",
     "zero_2": "{type: deepspeed, zero_stage: 2}",
     "zero_3": "{type: deepspeed, zero_stage: 3}",
+    "ddp, split tables": "{type: ddp}",
+    "zero_1, split tables": "{type: deepspeed, zero_stage: 1}",
 }
+SPLIT = (
+    "features={user: {type: categorical, column: user, shard: rows}, "
+    "item: {type: categorical, column: item, shard: rows}}"
+)
 
 
 def weights(out):
@@ -53,6 +59,7 @@ def weights(out):
 
 def config_of(strategy):
     return written.config(
+        *([SPLIT] if "split" in strategy else []),
         "train.epochs=1",
         f"train.strategy={STRATEGIES[strategy]}",
         "train.micro_batch_size=8",
