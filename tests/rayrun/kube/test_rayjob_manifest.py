@@ -149,6 +149,7 @@ def test_one_pod_has_the_memory_of_the_head_and_of_its_workers():
 def test_deletion_rules_and_shutdown_never_stand_together():
     rules = made(asked())["spec"]
     assert {rule["policy"] for rule in rules["deletionStrategy"]["deletionRules"]} == {"DeleteSelf"}
+    ttl: Any = None
     choices: list[Any] = [{"queue": "team"}, {"cleanup": "ttl"}]
     for options in choices:
         ttl = made(asked(**options, ttl_s=7))["spec"]
