@@ -9,6 +9,7 @@ from rayrun.config import ConfigError, parse_yaml
 from rayrun.kube.permissions import VERBS, missing
 from rayrun.ray.compute import KubeRayCompute
 from rayrun.ray.session import session
+from rayrun.step import run_step
 
 SMOKE = str(Path(__file__).parents[3] / "configs/infnet/smoke.yaml")
 KUBERAY = "compute={type: kuberay, image: 'registry.example.com/ours:1'}"
@@ -52,3 +53,21 @@ def test_every_permission_says_what_it_is_for():
             assert why in said
             assert f"the verb {verb} on {resource}" in said
     assert "rbac.launcher.enabled=true" in missing("get", "pods", "team")
+
+
+TELLS = """
+import json, os, sys
+record = next(word.partition("=")[2] for word in sys.argv if word.startswith("--record="))
+json.dump({"uri": "", "key": "", "cached": False, "digest": ""}, open(record, "w"))
+print("told", os.environ.get("INFNET_RUN"), os.environ.get("INFNET_STEP"))
+"""
+
+
+def test_a_step_tells_its_child_on_whose_behalf_it_runs(tmp_path, monkeypatch, capfd):
+    (tmp_path / "toytells").mkdir()
+    (tmp_path / "toytells" / "cli.py").write_text(TELLS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run_step("toytells", "train", "x.yaml", step="scorer-train", run=f"{tmp_path}/runs/nightly")
+    assert "told nightly scorer-train" in capfd.readouterr().out
+    run_step("toytells", "train", "x.yaml")
+    assert "told None None" in capfd.readouterr().out
