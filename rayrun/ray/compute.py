@@ -3,8 +3,9 @@ result.
 """
 
 import re
+import warnings
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -235,6 +236,21 @@ class KubeRayCompute(_Workers):
     service: NamedOrNot = ""
     """`deploy` only: name of the RayService. Two applications that name the same one share its
     cluster. Empty: the application's own name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_those_of_other_types(cls, given: Any) -> Any:
+        """`--set compute.type=kuberay` on a file written for one machine."""
+        if not isinstance(given, dict):
+            return given
+        raw = cast(dict[str, Any], given)
+        others = {*LocalCompute.model_fields, *AttachedCompute.model_fields} - {*cls.model_fields}
+        for name in others & {*raw}:
+            warnings.warn(
+                f"compute.{name} means nothing with compute.type kuberay and is not used",
+                stacklevel=2,
+            )
+        return {name: value for name, value in raw.items() if name not in others}
 
     @property
     def takes_jobs(self) -> bool:

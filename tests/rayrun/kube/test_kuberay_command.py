@@ -38,6 +38,17 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(capfd, monkeypatch, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+def test_one_key_sends_a_file_for_one_machine_to_kubernetes(capfd, monkeypatch):
+    monkeypatch.setenv("INFNET_IMAGE", "registry.example.com/ours:1")
+    call = ["train", SMOKE, "--set", "compute.type=kuberay", "--out", "s3://b/out", "--dry-run"]
+    assert main(call) == 0
+    said = capfd.readouterr()
+    assert said.err == (
+        "warning: compute.num_cpus means nothing with compute.type kuberay and is not used\n"
+    )
+    assert "num_cpus" not in said.out
+
+
 def test_a_verb_that_runs_here_refuses_kubernetes():
     with (
         pytest.raises(ConfigError, match=r"runs verbs as jobs and deploys services; this one runs"),
