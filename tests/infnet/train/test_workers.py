@@ -14,12 +14,9 @@ import ray.cloudpickle
 import torch
 from safetensors.torch import load_file
 
-from infnet.config import InfnetConfig
-from infnet.data.prepare import prepare
-from infnet.train import prepared
 from infnet.train.loop import Place, fit
 from infnet.train.run import _on_worker
-from rayrun.config import ConfigError, load, validate
+from rayrun.config import ConfigError
 from rayrun.ray.train import run
 from rayrun.ray.worker import SingleWorker
 from tests.infnet.train import written_dataset as written
@@ -116,6 +113,14 @@ def test_two_workers_learn_what_one_learns(strategy, one_worker, two_workers):
         )
         moved = max(moved, float((expected - expected.mean()).abs().max()))
     assert moved > 5 * tolerance  # the weights are of a size at which a wrong sum would show
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero_1"])
+def test_split_tables_learn_what_whole_ones_learn(strategy, two_workers):
+    """To the last digit, with as many workers; 1e-6 would do."""
+    expected = weights(two_workers / strategy)
+    for name, tensor in weights(two_workers / f"{strategy}, split tables").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
 
 
 def test_both_workers_hold_the_hot_id(dataset):
@@ -259,42 +264,3 @@ def test_a_fault_of_ours_is_reported_with_its_cause(tmp_path, ray_session):
         RuntimeError, match=r"training failed more than max_failures \(0\) times(.|\n)*of ours"
     ):
         run(breaks, {}, compute=written.config().compute, storage_path=str(tmp_path), name="x")
-
-
-# ---------------------------------------------------------------------------------------------
-# Split tables
-
-
-def smoke(worker, argument):
-    """The smoke configuration with its tables whole, and with the two large ones split."""
-    worker.latest_checkpoint = lambda: None
-    schema = prepared.schema_of(argument["dataset"])
-    for layout, made in argument["configs"].items():
-        config = validate(InfnetConfig, made, where=layout)
-        fit(worker, config, schema, Place(argument["dataset"], f"{argument['out']}/{layout}"))
-    return {}
-
-
-def test_the_smoke_run_with_split_tables_equals_that_with_whole_ones(tmp_path, ray_session):
-    path = Path(__file__).parents[3] / "configs/infnet/smoke.yaml"
-    sets = ("train.strategy={type: ddp}", "train.epochs=1", "compute.workers=2", "rivals={}")
-    split = [f"features.{name}.shard=rows" for name in ("user", "video")]
-    whole = load(InfnetConfig, path, sets)
-    configs = {"whole": whole, "split": load(InfnetConfig, path, [*sets, *split])}
-    assert configs["split"].split_tables.keys() == {"user", "video"}
-    prepare(whole, str(tmp_path / "data"))
-    run(
-        smoke,
-        {
-            "dataset": str(tmp_path / "data"),
-            "out": str(tmp_path),
-            "configs": {layout: config.to_dict() for layout, config in configs.items()},
-        },
-        compute=whole.compute,
-        storage_path=str(tmp_path / "ray"),
-        name="smoke",
-    )
-    found, expected = weights(tmp_path / "split"), weights(tmp_path / "whole")
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
