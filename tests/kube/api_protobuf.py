@@ -124,6 +124,7 @@ def _message(data: bytes, fields: Fields) -> dict[str, Json]:
             continue
         name, kind = fields[number]
         if isinstance(kind, tuple) and kind[0] == "map":
+            assert isinstance(value, bytes)
             pair = _message(value, {1: ("key", TEXT), 2: ("value", kind[1])})
             found.setdefault(name, {})[pair.get("key", "")] = pair.get("value", "")
         elif isinstance(kind, tuple):

@@ -63,7 +63,7 @@ class ApiServer:
             self._install(definition)
         self.stopped = False
         self._http = _Http(("127.0.0.1", 0), _Handler)
-        self._http.server = self
+        self._http.api = self
         self.port: int = self._http.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
         threading.Thread(
@@ -191,7 +191,7 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
-    server: ApiServer
+    api: ApiServer
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -214,7 +214,7 @@ class _Http(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exc_info()[1]
-        if not isinstance(error, (ConnectionError, ValueError)) and not self.server.stopped:
+        if not isinstance(error, (ConnectionError, ValueError)) and not self.api.stopped:
             super().handle_error(request, client_address)
 
 
@@ -222,13 +222,17 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1
-    server: _Http
 
-    def log_message(self, *_: object) -> None:
+    @property
+    def api(self) -> ApiServer:
+        assert isinstance(self.server, _Http)
+        return self.server.api
+
+    def log_message(self, format: str, *args: object) -> None:
         """Nothing: a test asks `ApiServer.asked`."""
 
     def _serve(self) -> None:
-        api = self.server.server
+        api = self.api
         url = urlsplit(self.path)
         request = Request(
             self.command,
@@ -261,7 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _push(self, feed: Feed) -> None:
         """Become a WebSocket."""
-        api = self.server.server
+        api = self.api
         self.close_connection = True
         self.send_response(101)
         self.send_header("Upgrade", "websocket")
@@ -325,7 +329,7 @@ class _Handler(BaseHTTPRequestHandler):
         assert answer.stream is not None
         try:
             for event in answer.stream:
-                if self.server.server.stopped:
+                if self.api.stopped:
                     break
                 line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
@@ -335,5 +339,5 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:  # the client has gone
             self.close_connection = True
         except Exception as error:
-            self.server.server.failures.append(error)
+            self.api.failures.append(error)
             self._drop()

@@ -186,9 +186,8 @@ class Store:
                 return before
             thing = copied(before)
             meta = thing["metadata"]
-            finalizers = list(meta.get("finalizers") or ())
-            if extra := {"Foreground": FOREGROUND, "Orphan": ORPHAN}.get(policy):
-                finalizers.append(extra)
+            holds = {"Foreground": [FOREGROUND], "Orphan": [ORPHAN]}.get(policy, [])
+            finalizers = [*(meta.get("finalizers") or ()), *holds]
             seconds = 0
             if pod and grace != 0 and thing.get("spec", {}).get("nodeName"):
                 seconds = grace or thing["spec"].get("terminationGracePeriodSeconds", 30)

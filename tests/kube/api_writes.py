@@ -21,7 +21,8 @@ from tests.kube.api_protobuf import decoded
 from tests.kube.api_resources import Resource, of_definition
 from tests.kube.api_store import Json, Key, Store, copied
 
-SEVERITY = ("Ignore", "Warn", "Strict")
+Written = tuple[Json, list[str]]
+"""An object as it is now, and warnings for the client."""
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Writes:
         self.admit: list[Callable[[Resource, Json], None]] = []
         """Called with what is to be created, as admission webhooks are: they change or refuse it."""
 
-    def create(self, resource: Resource, namespace: str, thing: Json, options: Options) -> Json:
+    def create(self, resource: Resource, namespace: str, thing: Json, options: Options) -> Written:
         """POST."""
         api_names.check_address(resource, thing, namespace)
         for admit in self.admit:
@@ -67,7 +68,7 @@ class Writes:
 
     def replace(
         self, resource: Resource, namespace: str, name: str, sub: str, thing: Json, options: Options
-    ) -> Json:
+    ) -> Written:
         """PUT."""
         api_names.check_address(resource, thing, namespace, name)
         before = self.store.get(resource.key, namespace, name)
@@ -89,7 +90,7 @@ class Writes:
         kind: str,
         body: bytes,
         options: Options,
-    ) -> Json:
+    ) -> Written:
         """PATCH, of the four kinds; a custom resource knows no strategic merge."""
         kinds = [api_patch.OPERATIONS, api_patch.MERGE, api_patch.APPLY]
         if not resource.custom:
@@ -127,7 +128,7 @@ class Writes:
 
     def _apply(
         self, resource: Resource, namespace: str, name: str, sub: str, patch: Json, options: Options
-    ) -> Json:
+    ) -> Written:
         api_names.check_address(resource, patch, namespace, name)
         if options.manager == "unknown":
             cause = {
@@ -175,7 +176,7 @@ class Writes:
         sub: str,
         options: Options,
         owned: bool = False,
-    ) -> Json:
+    ) -> Written:
         old = self.as_version(resource, before)
         meta = after["metadata"]
         if sub == "status":

@@ -60,7 +60,7 @@ def cluster(
             monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
             yield found
         return
-    selected = request.config.getoption("markexpr")
+    selected = str(request.config.getoption("markexpr"))
     if "kube" not in selected or "not kube" in selected:
         pytest.skip("the cluster of KUBECONFIG is used with `-m kube` only")
     if why := real_cluster.missing():

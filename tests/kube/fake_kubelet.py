@@ -141,8 +141,9 @@ class FakeKubelet:
     def _later(self, seconds: float, step: Any, meta: Json) -> None:
         def run() -> None:
             pod = self.server.store.find(PODS, meta["namespace"], meta["name"])
-            same = pod is not None and pod["metadata"]["uid"] == meta["uid"]
-            if same and "deletionTimestamp" not in pod["metadata"]:
+            if pod is None or pod["metadata"]["uid"] != meta["uid"]:
+                return
+            if "deletionTimestamp" not in pod["metadata"]:
                 step(pod)
 
         self.clock.call_at(self.clock.now() + seconds, run)

@@ -61,8 +61,8 @@ class RealCluster:
         self.namespace = f"infnet-test-{secrets.token_hex(3)}"
         self.clock = RealClock()
         self.api = config.new_client_from_config()
-        self.core = client.CoreV1Api(self.api)
-        self.custom = client.CustomObjectsApi(self.api)
+        self.core: Any = client.CoreV1Api(self.api)
+        self.custom: Any = client.CustomObjectsApi(self.api)
         self.place = f"s3://{BUCKET}/{self.namespace}"
         self.compute: Json = {
             "env": {**KEYS, "AWS_ENDPOINT_URL": f"http://s3.{self.namespace}.svc:5000"},

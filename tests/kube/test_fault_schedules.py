@@ -37,7 +37,7 @@ def scheduled(
 ) -> Iterator[tuple[Simulated, Request]]:
     """A cluster to which a schedule happens, and what the launcher is asked for."""
     with simulated(definitions, schedule.plan, schedule.seed, place=str(folder)) as cluster:
-        options = {"backoff_limit": BACKOFF, "start_deadline_s": START_DEADLINE_S}
+        options: Json = {"backoff_limit": BACKOFF, "start_deadline_s": START_DEADLINE_S}
         if schedule.queue:
             options["queue"] = schedule.queue
         wanted = asked(cluster, **options)
