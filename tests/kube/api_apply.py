@@ -155,9 +155,9 @@ def apply(
         owners = [Owner(FIRST, "Update", mine.api_version, mine.at, set(there))]
     others = [o for o in owners if (o.manager, o.operation) != (mine.manager, "Apply")]
     changed = {path for path, value in wanted.items() if path in there and there[path] != value}
-    against = {o.manager: sorted(o.paths & changed, key=shown) for o in others}
-    if not force and any(against.values()):
-        raise _conflict({name: paths for name, paths in against.items() if paths}, mine.api_version)
+    against = [(o, sorted(o.paths & changed, key=shown)) for o in others if o.paths & changed]
+    if against and not force:
+        raise _conflict(against)
     before = next((o.paths for o in owners if o not in others), set[Path]())
     kept = set(wanted).union(*(o.paths for o in others))
     result = merged(live, patch, schema)
@@ -189,20 +189,29 @@ def written(
     return [o for o in found if o.paths and o not in same] + ([mine] if mine.paths else [])
 
 
-def _conflict(against: dict[str, list[Path]], api_version: str) -> ApiError:
-    count = sum(map(len, against.values()))
+def _conflict(against: list[tuple[Owner, list[Path]]]) -> ApiError:
+    def told(owner: Owner) -> str:
+        if owner.operation == "Apply":
+            return f'"{owner.manager}"'
+        return f'"{owner.manager}" using {owner.api_version} at {owner.at}'
+
     causes = [
         {
             "reason": "FieldManagerConflict",
-            "message": f'conflict with "{name}" using {api_version}',
+            "message": f"conflict with {told(owner)}",
             "field": shown(path),
         }
-        for name, paths in against.items()
+        for owner, paths in against
         for path in paths
     ]
-    said = "; ".join(f"{cause['message']}: {cause['field']}" for cause in causes)
-    plural = "s" if count > 1 else ""
-    text = f"Apply failed with {count} conflict{plural}: {said}"
+    if len(causes) == 1:
+        text = f"Apply failed with 1 conflict: {causes[0]['message']}: {causes[0]['field']}"
+    else:
+        parts = [
+            f"conflicts with {told(owner)}:\n" + "\n".join(f"- {shown(path)}" for path in paths)
+            for owner, paths in against
+        ]
+        text = f"Apply failed with {len(causes)} conflicts: " + "\n".join(parts)
     return ApiError(409, text, details={"causes": causes})
 
 

@@ -127,7 +127,7 @@ def check(schema: Json, value: Json, old: Json = None, path: str = "") -> list[C
     if found:
         return found
     if (allowed := schema.get("enum")) and value not in allowed:
-        names = ", ".join(_prints(one) for one in sorted(allowed))
+        names = ", ".join(_prints(str(one)) for one in allowed)
         text = f"Unsupported value: {_prints(value)}: supported values: {names}"
         found.append(_cause("FieldValueNotSupported", path, text))
     if isinstance(value, str):
@@ -140,8 +140,8 @@ def check(schema: Json, value: Json, old: Json = None, path: str = "") -> list[C
         found += _check_fields(schema, value, old, path)
     for rule in schema.get("x-kubernetes-validations") or ():
         if not RULES[rule["rule"]](value, old):
-            shown = _prints(value) if not isinstance(value, (dict, list)) else '"object"'
-            text = f"Invalid value: {shown}: {rule.get('message') or rule['rule']}"
+            # The server names the type here, not the value.
+            text = f'Invalid value: "{schema["type"]}": {rule.get("message") or rule["rule"]}'
             found.append(_cause("FieldValueInvalid", path or "<nil>", text))
     return found
 

@@ -265,9 +265,7 @@ def test_apply_owns_fields_and_gives_them_back(core: Any) -> None:
     with pytest.raises(exceptions.ConflictError) as caught:
         apply("other", a="3", c="1")
     status = json.loads(caught.value.body)
-    assert (
-        status["message"] == 'Apply failed with 1 conflict: conflict with "helm" using v1: .data.a'
-    )
+    assert status["message"] == 'Apply failed with 1 conflict: conflict with "helm": .data.a'
     assert status["details"]["causes"][0]["reason"] == "FieldManagerConflict"
     assert apply("other", True, a="3", c="1").data.to_dict() == {"a": "3", "c": "1"}
     # Now it is the other's: what helm lets go of stays.
