@@ -91,6 +91,7 @@ def load_config(cls: type[Config], source: str, sets: Iterable[str] = ()) -> Con
         ConfigError: nothing there, no output directory, or invalid content.
     """
     from rayrun import manifest, storage
+    from rayrun.ray.compute import fitting
 
     place, inputs = source, dict[str, str]()
     if not source.endswith((".yaml", ".yml")):
@@ -116,7 +117,7 @@ def load_config(cls: type[Config], source: str, sets: Iterable[str] = ()) -> Con
             loaded["inputs"] = {**cast(Json, loaded.get("inputs") or {}), **inputs}
         for override in sets:
             loaded = apply_override(loaded, override)
-        content = loaded
+        content = fitting(loaded)
     return validate(cls, content, where=place)
 
 

@@ -15,11 +15,16 @@ from urllib.parse import quote
 
 from rayrun.config import ConfigError, Json
 from rayrun.kube.clock import Clock, RealClock
-from rayrun.kube.connection import Connection
+from rayrun.kube.connection import Connection, in_cluster
 from rayrun.kube.permissions import missing
+from rayrun.ray.request import say
 
 PATIENCE_S = 600.0
 """How long the API may give no answer before a job is left alone."""
+FIRST_S = 60.0
+"""How long outside the cluster, where it has never answered yet: a wrong address, as a rule."""
+TOLD_S = 10.0
+"""After so long a silence it is told what is waited for."""
 TOKEN_S = 60.0
 """How long a token that is refused may take to be replaced where it was read."""
 CONNECT_S, READ_S = 5.0, 30.0
@@ -67,6 +72,7 @@ class Api:
         self.connection = Connection.open(context)
         self.namespace = namespace or self.connection.namespace
         self._client = self._new_client()
+        self._answered = in_cluster()
 
     def get(self, resource: str, name: str) -> Json | None:
         """An object; None if it is not there."""
@@ -150,14 +156,16 @@ class Api:
         query: Mapping[str, str] | None = None,
         raw: bool = False,
     ) -> Any:
-        begun, wait_s = self.clock.now(), AGAIN_S
+        begun, wait_s, told = self.clock.now(), AGAIN_S, False
         unauthorised: float | None = None
         while True:
             told_to_wait = 0.0
             try:
                 answer = self._send(verb, resource, name, body=body, query=query, raw=raw)
+                self._answered = True
                 return str(answer) if raw else answer
             except Refused as refused:
+                self._answered = True
                 why, told_to_wait = f"{refused.code} {refused.message}", refused.after_s
                 if refused.code == 401:
                     unauthorised = self.clock.now() if unauthorised is None else unauthorised
@@ -169,12 +177,21 @@ class Api:
                     raise
             except self._dropped() as error:
                 why = _reason(error)
-            if self.clock.now() - begun >= self.patience_s:
+            silent_s = self.clock.now() - begun
+            if silent_s >= self.patience_s:
                 raise Lost(
                     f"the Kubernetes API ({self.connection.host}) gave no answer for "
                     f"{self.patience_s:g} s ({why}); what runs there goes on: run the same command "
                     "again to follow it"
                 )
+            if silent_s >= FIRST_S and not self._answered:
+                raise ConfigError(
+                    f"the Kubernetes API ({self.connection.host}) does not answer ({why}); correct "
+                    "the kubeconfig's context or its credentials, or connect to its network"
+                )
+            if silent_s >= TOLD_S and not told:
+                told = True
+                say(f"the Kubernetes API does not answer ({why}); waiting for it …")
             self.clock.sleep(max(wait_s, told_to_wait))
             wait_s = min(2 * wait_s, AT_MOST_S)
 

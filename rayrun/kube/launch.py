@@ -115,7 +115,8 @@ class _Launch:
             self.remove()
             return Submitted(record, None)
         self.remove()
-        if end.outcome in ("stopped", "gone"):
+        ended_badly = bool(record and record.get("exit_code"))
+        if end.outcome == "stopped" or (end.outcome == "gone" and not ended_badly):
             say(f"job {self.name} was {'stopped' if end.outcome == 'stopped' else 'removed'}")
             raise KeyboardInterrupt
         if end.outcome == "succeeded":

@@ -4,7 +4,7 @@ result.
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
@@ -237,21 +237,6 @@ class KubeRayCompute(_Workers):
     """`deploy` only: name of the RayService. Two applications that name the same one share its
     cluster. Empty: the application's own name."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_those_of_other_types(cls, given: Any) -> Any:
-        """`--set compute.type=kuberay` on a file written for one machine."""
-        if not isinstance(given, dict):
-            return given
-        raw = cast(dict[str, Any], given)
-        others = {*LocalCompute.model_fields, *AttachedCompute.model_fields} - {*cls.model_fields}
-        for name in others & {*raw}:
-            warnings.warn(
-                f"compute.{name} means nothing with compute.type kuberay and is not used",
-                stacklevel=2,
-            )
-        return {name: value for name, value in raw.items() if name not in others}
-
     @property
     def takes_jobs(self) -> bool:
         """Verbs run there, not here."""
@@ -294,3 +279,22 @@ RESERVED = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS", "RAY_REDIS_ADDRESS
 """Environment variables of Ray pods that nobody else sets."""
 
 Compute = Annotated[LocalCompute | AttachedCompute | KubeRayCompute, Field(discriminator="type")]
+
+
+def fitting(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A raw configuration whose `compute` may have been sent to Kubernetes by its type alone.
+
+    `--set compute.type=kuberay` on a file written for one machine leaves keys there that mean
+    nothing any more: they are left out, with a warning.
+    """
+    compute = raw.get("compute")
+    if not isinstance(compute, dict) or cast(Any, compute).get("type") != "kuberay":
+        return dict(raw)
+    given = cast(dict[str, Any], compute)
+    of_others = {*LocalCompute.model_fields, *AttachedCompute.model_fields}
+    unused = [name for name in given if name in of_others - {*KubeRayCompute.model_fields}]
+    for name in unused:
+        warnings.warn(
+            f"compute.{name} means nothing with compute.type kuberay and is not used", stacklevel=2
+        )
+    return {**raw, "compute": {n: v for n, v in given.items() if n not in unused}}

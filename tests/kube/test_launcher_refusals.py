@@ -280,6 +280,17 @@ def test_an_api_that_stays_away_ends_the_command_and_not_the_job(sim):
     assert (again.code, len(again.shown)) == (0, 80)
 
 
+def test_an_api_that_never_answered_is_told_sooner(sim):
+    begin = sim.clock.now()
+    sim.server.faults.outage(begin, begin + 10_000)
+    done = launched(asked(sim), sim.clock)
+    assert done.code == 2
+    assert "does not answer" in errors(done)
+    assert "correct the kubeconfig's context" in errors(done)
+    assert "waiting for it …" in done.said
+    assert 60 <= sim.clock.now() - begin < 90
+
+
 def test_a_token_that_expires_is_read_again(sim, tmp_path, monkeypatch):
     sim.kuberay.plan.submissions = [Submission(lines=60)]
 
