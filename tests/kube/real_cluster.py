@@ -35,12 +35,16 @@ def missing() -> str:
     """Why the suite cannot run on a real cluster; empty when it can."""
     if not os.environ.get("KUBECONFIG"):
         return "set KUBECONFIG to the configuration of a cluster with KubeRay"
+    if not Path(os.environ["KUBECONFIG"]).is_file():
+        return f"KUBECONFIG must name one file that is there, found {os.environ['KUBECONFIG']}"
     if not os.environ.get(IMAGE):
         return f"set {IMAGE} to our image (Containerfile), as the nodes of the cluster pull it"
     from kubernetes import client, config
 
     try:
-        api = client.CustomObjectsApi(config.new_client_from_config())
+        # By name: the client looks at KUBECONFIG when it is imported.
+        found = config.new_client_from_config(os.environ["KUBECONFIG"])
+        api = client.CustomObjectsApi(found)
         api.list_cluster_custom_object("ray.io", "v1", "rayjobs", limit=1)
     except client.ApiException as error:
         if error.status == 404:
@@ -60,7 +64,7 @@ class RealCluster:
 
         self.namespace = f"infnet-test-{secrets.token_hex(3)}"
         self.clock = RealClock()
-        self.api = config.new_client_from_config()
+        self.api = config.new_client_from_config(os.environ["KUBECONFIG"])
         self.core: Any = client.CoreV1Api(self.api)
         self.custom: Any = client.CustomObjectsApi(self.api)
         self.place = f"s3://{BUCKET}/{self.namespace}"

@@ -58,10 +58,15 @@ def scheduled(
 
 @pytest.mark.parametrize("seed", range(200))
 def test_nothing_is_left_and_no_line_lost_after_seed(
-    seed: int, definitions_1_6: list[Json], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seed: int,
+    definitions_1_6: list[Json],
+    definitions_1_7: list[Json],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     schedule = random_schedule(seed)
-    with scheduled(schedule, definitions_1_6, tmp_path, monkeypatch) as (cluster, wanted):
+    definitions = (definitions_1_6, definitions_1_7)[seed % 2]
+    with scheduled(schedule, definitions, tmp_path, monkeypatch) as (cluster, wanted):
         done = launched(wanted, MortalClock(cluster.clock, LOOKS))
         about = f"seed {seed}: {schedule}\n{done.said}"
         assert cluster.server.failures == [], about
