@@ -63,7 +63,7 @@ class EmbeddingTables(nn.Module):
     Row 0 is padding: zero, and its gradient is always zero. All other rows start as N(0, 0.02²),
     the same whether a table is split or not. With `copies` = c every id has c embeddings side by
     side (width c·d), for models that keep one per task; with 0 there are no tables, for models that
-    read numbers only. On the device `meta` nothing is drawn, for who loads all values.
+    read numbers only. `empty` tables have shapes and no values, for who loads them.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class EmbeddingTables(nn.Module):
         copies: int = 1,
         *,
         share: Share = Share(),  # noqa: B008 (a tuple of constants)
-        device: str | None = None,
+        empty: bool = False,
     ) -> None:
         super().__init__()
         self.schema, self.share = schema, share
@@ -81,7 +81,7 @@ class EmbeddingTables(nn.Module):
         self.embeddings = nn.ModuleList(
             _part(spec.rows, spec.dim * copies, share)
             if name in share.tables
-            else _table(spec.rows, spec.dim * copies, device)
+            else _table(spec.rows, spec.dim * copies, empty=empty)
             for name, spec in self.specs.items()
         )
         self.names = tuple(self.specs)
@@ -177,8 +177,11 @@ class EmbeddingTables(nn.Module):
         return weight[place : place + 1] if holder == self.share.rank else weight[:0]
 
 
-def _table(rows: int, width: int, device: str | None) -> nn.Embedding:
-    embedding = nn.Embedding(rows, width, padding_idx=PADDING, sparse=True, device=device)
+def _table(rows: int, width: int, *, empty: bool) -> nn.Embedding:
+    if empty:
+        shape = torch.empty(rows, width, device="meta")
+        return nn.Embedding.from_pretrained(shape, freeze=False, padding_idx=PADDING, sparse=True)
+    embedding = nn.Embedding(rows, width, padding_idx=PADDING, sparse=True)
     with torch.no_grad():
         embedding.weight.normal_(std=INIT_STD)
         embedding.weight[PADDING].zero_()

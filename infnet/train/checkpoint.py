@@ -99,7 +99,7 @@ def load(directory: str | Path) -> tuple[Recommender, Schema, InfnetConfig]:
                 "or train again"
             )
         copies = config.model.table_copies(schema)
-        tables = EmbeddingTables(schema, copies, device="meta")
+        tables = EmbeddingTables(schema, copies, empty=True)
         _fill(tables, local / TABLES, mapped=True)
         recommender = Recommender(config.model, schema, tables)
         _fill(recommender.network, local / NETWORK)

@@ -28,7 +28,7 @@ from infnet.train.touched import Touched, added, coalesced
 from rayrun.config import ConfigError
 from rayrun.ray.worker import Worker
 
-SENT_AT_ONCE = 16 << 20
+SENT_AT_ONCE = 4 << 20
 """Bytes of a table that are brought together at a time where it is written."""
 
 

@@ -1,12 +1,19 @@
 """Files of embedding tables: any number of workers reads what any other number wrote."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from infnet.model.recommender import Recommender
 from infnet.model.tables import Share
+from infnet.schema import TableSpec
+from infnet.train import checkpoint
 from infnet.train.table_files import WHOLE, SavedTables, TableWriter, save, write_tensors
 from rayrun.config import ConfigError
+from tests.infnet.train import written_dataset
 
 ROWS, WIDTH = 37, 3
 SPLIT = {"item"}
@@ -81,3 +88,40 @@ def test_what_is_written_in_blocks_is_a_safetensors_file(table, tmp_path):
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
     write_tensors(tmp_path / "at_once", tensors)
     assert (tmp_path / "at_once").read_bytes() == (tmp_path / "blocks").read_bytes()
+
+
+def anonymous():
+    """Bytes that this process holds and that are in no file."""
+    return 1024 * int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_checkpoint_is_read_without_holding_its_tables(tmp_path):
+    """64 MB of a table stay on disk; rows that are looked up are read."""
+    rows, config, small = 2_000_000, written_dataset.config(), written_dataset.schema()
+    large = {**small.tables, "user": TableSpec(rows=rows, dim=8)}
+    shapes = {
+        f"embeddings.{n}.weight": (torch.float32, (spec.rows, spec.dim))
+        for n, spec in enumerate(large.values())
+    }
+    writer = TableWriter(tmp_path / "tables", shapes)
+    for _, (count, width) in shapes.values():
+        writer.write(
+            torch.full((some, width), 0.5) for some in [1000] * (count // 1000) + [count % 1000]
+        )
+    writer.close()
+    schema = small.model_copy(update={"tables": large})
+    schema.write(tmp_path / "schema.json")
+    checkpoint.write(
+        str(tmp_path / "checkpoint"),
+        config=config,
+        schema=schema,
+        network=Recommender(config.model, small).network.state_dict(),
+        tables=tmp_path / "tables",
+        info={},
+    )
+    before = anonymous()
+    recommender, _, _ = checkpoint.load(tmp_path)
+    found = recommender.tables.table("user")(torch.tensor([1, rows - 1]))
+    assert torch.equal(found, torch.full((2, 8), 0.5))
+    assert anonymous() - before < 16 << 20
