@@ -21,8 +21,8 @@ from rayrun.ray.request import say
 
 PATIENCE_S = 600.0
 """How long the API may give no answer before a job is left alone."""
-FIRST_S = 60.0
-"""How long outside the cluster, where it has never answered yet: a wrong address, as a rule."""
+FIRST_S = 180.0
+"""How long outside the cluster, where it has never answered yet: a wrong address, or an outage."""
 TOLD_S = 10.0
 """After so long a silence it is told what is waited for."""
 TOKEN_S = 60.0

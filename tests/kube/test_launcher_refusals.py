@@ -288,7 +288,7 @@ def test_an_api_that_never_answered_is_told_sooner(sim):
     assert "does not answer" in errors(done)
     assert "correct the kubeconfig's context" in errors(done)
     assert "waiting for it …" in done.said
-    assert 60 <= sim.clock.now() - begin < 90
+    assert 180 <= sim.clock.now() - begin < 200
 
 
 def test_a_token_that_expires_is_read_again(sim, tmp_path, monkeypatch):
