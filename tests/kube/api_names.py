@@ -71,6 +71,9 @@ def check_address(resource: Resource, thing: Json, namespace: str, name: str = "
     """
     if not isinstance(thing, dict):
         raise ApiError(400, "the object provided is unrecognized: body is no object")
+    if not resource.custom:  # what the address says need not be said again
+        thing["kind"] = thing.get("kind") or resource.kind
+        thing["apiVersion"] = thing.get("apiVersion") or resource.api_version
     kind, version = thing.get("kind"), thing.get("apiVersion")
     if kind in (None, "") or version in (None, ""):
         missing = "Kind" if kind in (None, "") else "apiVersion"

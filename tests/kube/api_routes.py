@@ -23,6 +23,10 @@ PATH = re.compile(
     r"/(?P<plural>[^/]+)(?:/(?P<name>[^/]+)(?:/(?P<sub>[^/]+)(?P<rest>/.*)?)?)?$"
 )
 NAMESPACE_PARTS = {"status", "finalize"}
+PULLS = {
+    "ErrImagePull": "image can't be pulled",
+    "ImagePullBackOff": "trying and failing to pull image",
+}
 VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.4", "platform": "linux/amd64"}
 
 
@@ -304,10 +308,9 @@ class Routes:
         statuses = pod["status"].get("containerStatuses") or []
         state = next((s["state"] for s in statuses if s["name"] == container), {})
         if waiting := state.get("waiting"):
-            said = "trying and failing to pull image"
-            if "Pull" not in waiting["reason"]:
-                said = f"waiting to start: {waiting['reason']}"
-            raise ApiError(400, f'container "{container}" in pod "{name}" is {said}')
+            said = PULLS.get(waiting["reason"], waiting["reason"])
+            text = f'container "{container}" in pod "{name}" is waiting to start: {said}'
+            raise ApiError(400, text)
         if flag(request.query, "follow"):
             self._await_end(namespace, name)
         previous = "/previous" if flag(request.query, "previous") else ""
