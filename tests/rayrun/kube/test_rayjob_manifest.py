@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 
 from rayrun import yaml12
@@ -276,3 +277,12 @@ def test_a_task_that_is_no_json_is_refused():
         ConfigError, match="INFNET_TASK_CONFIG must hold a JSON object, found '\\['"
     ):
         Task.of({"INFNET_TASK_CONFIG": "["})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_its_pods_are_what_kubernetes_takes(name):
+    spec = CASES[name]()["spec"]["rayClusterSpec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        template = group["template"]
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", **template["metadata"]}}
+        kubernetes_validate.validate({**pod, "spec": template["spec"]}, "1.34", strict=True)
