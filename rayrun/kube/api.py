@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from rayrun.config import ConfigError, Json
 from rayrun.kube.clock import Clock, RealClock
-from rayrun.kube.connection import Connection, in_cluster
+from rayrun.kube.connection import Connection
 from rayrun.kube.permissions import missing
 from rayrun.ray.request import say
 
@@ -72,7 +72,7 @@ class Api:
         self.connection = Connection.open(context)
         self.namespace = namespace or self.connection.namespace
         self._client = self._new_client()
-        self._answered = in_cluster()
+        self._answered = self.connection.of_pod
 
     def get(self, resource: str, name: str) -> Json | None:
         """An object; None if it is not there."""
@@ -316,7 +316,7 @@ def path_of(resource: str, namespace: str, name: str = "") -> str:
     plural, _, group = plural.partition(".")
     root = f"/apis/{RAY}" if group else "/api/v1"
     path = f"{root}/namespaces/{namespace}/{plural}"
-    return path + (f"/{quote(name)}" if name else "") + (f"/{sub}" if sub else "")
+    return path + (f"/{quote(name, safe=':')}" if name else "") + (f"/{sub}" if sub else "")
 
 
 def _version(thing: Json) -> str:

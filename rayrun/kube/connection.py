@@ -32,6 +32,8 @@ class Connection:
     """`kubernetes.client.Configuration`"""
     namespace: str
     """Of the context, or of the pod."""
+    of_pod: bool = False
+    """It is that of the cluster this process runs in, whose services it reaches."""
 
     @classmethod
     def open(cls, context: str = "") -> "Connection":
@@ -50,7 +52,7 @@ class Connection:
         if in_cluster() and not context and not os.environ.get(KUBECONFIG):
             config.load_incluster_config(settings)
             namespace = (ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
-            return cls(settings, namespace)
+            return cls(settings, namespace, of_pod=True)
         file = os.environ.get(KUBECONFIG) or str(Path.home() / ".kube" / "config")
         try:
             known, current = config.list_kube_config_contexts(file)

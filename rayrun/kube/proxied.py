@@ -9,7 +9,6 @@ from typing import Any, cast
 
 from rayrun.config import ConfigError, Json
 from rayrun.kube.api import Api, path_of
-from rayrun.kube.connection import in_cluster
 from rayrun.kube.permissions import missing
 
 CONNECT_S, READ_S = 5.0, 30.0
@@ -29,7 +28,7 @@ class ServiceProxy:
         """
         self._api = api
         if way == "auto":
-            way = "direct" if in_cluster() else "proxy"
+            way = "direct" if api.connection.of_pod else "proxy"
         self.way = way
         if way == "proxy":
             path = path_of("services", api.namespace, f"http:{service}:{port}")
