@@ -82,3 +82,10 @@ def test_a_step_tells_its_child_on_whose_behalf_it_runs(tmp_path, monkeypatch, c
     assert "told nightly scorer-train" in capfd.readouterr().out
     run_step("toytells", "train", "x.yaml")
     assert "told None None" in capfd.readouterr().out
+
+
+def test_the_page_says_what_each_permission_is_for():
+    page = (Path(__file__).parents[3] / "docs/cluster.md").read_text(encoding="utf-8")
+    for resource, verbs in VERBS.items():
+        for verb, why in verbs.items():
+            assert f"| `{resource}` | {verb} | {why} |" in page
