@@ -4,9 +4,11 @@ Pods and this machine reach the same s3:// places by different endpoints: a Serv
 port here.
 """
 
+import functools
 import os
 import re
 import secrets
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -162,7 +164,8 @@ class RealCluster:
             self.namespace, {"metadata": {"name": "s3"}, "spec": spec}
         )
         self.until(self._serves, START_S)
-        with forwarded(self.kubeconfig, self.namespace, "service/s3", 5000) as port:
+        here = _port_here()
+        with forwarded(self.kubeconfig, self.namespace, "service/s3", 5000, here) as port:
             yield f"http://127.0.0.1:{port}"
 
     def _serves(self) -> bool:
@@ -176,12 +179,22 @@ class RealCluster:
         return any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions or ())
 
 
+@functools.cache
+def _port_here() -> int:
+    """The same for all tests of a process: clients of S3 are kept with their endpoint."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @contextmanager
-def forwarded(kubeconfig: Path, namespace: str, what: str, port: int) -> Iterator[int]:
-    """A port here that is one in the cluster, by `kubectl port-forward`."""
+def forwarded(
+    kubeconfig: Path, namespace: str, what: str, port: int, here: int = 0
+) -> Iterator[int]:
+    """A port here (0: any) that is one in the cluster, by `kubectl port-forward`."""
     command = ["kubectl", "--kubeconfig", str(kubeconfig), "--namespace", namespace]
     process = subprocess.Popen(
-        [*command, "port-forward", what, f":{port}"], stdout=subprocess.PIPE, text=True
+        [*command, "port-forward", what, f"{here or ''}:{port}"], stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
