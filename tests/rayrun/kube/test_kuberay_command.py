@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from infnet.cli import main
-from rayrun.config import ConfigError, parse_yaml
+from infnet.config import InfnetConfig
+from rayrun.config import ConfigError, load, parse_yaml
 from rayrun.kube.permissions import VERBS, missing
 from rayrun.ray.compute import KubeRayCompute
+from rayrun.ray.serve_verbs import Service, plan
 from rayrun.ray.session import session
 from rayrun.step import run_step
 
@@ -84,8 +86,23 @@ def test_a_step_tells_its_child_on_whose_behalf_it_runs(tmp_path, monkeypatch, c
     assert "told None None" in capfd.readouterr().out
 
 
-def test_the_page_says_what_each_permission_is_for():
-    page = (Path(__file__).parents[3] / "docs/cluster.md").read_text(encoding="utf-8")
-    for resource, verbs in VERBS.items():
-        for verb, why in verbs.items():
-            assert f"| `{resource}` | {verb} | {why} |" in page
+def test_a_dry_run_of_a_deployment_prints_its_rayservice():
+    sets = [KUBERAY, "inputs.bundle=s3://bucket/scorer/7", "serve.route_prefix=/scorer"]
+    config = load(InfnetConfig, SMOKE, sets)
+    service = Service(
+        "infnet",
+        name="scorer",
+        route="/score",
+        bundle=config.inputs.bundle,
+        digest="sha256:7",
+        app=lambda: None,
+    )
+    lines = plan(service, config, config.compute, config.serve)
+    manifest = parse_yaml(lines[-1], where="the plan")
+    assert manifest["kind"] == "RayService"
+    (app,) = parse_yaml(manifest["spec"]["serveConfigV2"], where="")["applications"]
+    assert app["args"]["bundle"] == "s3://bucket/scorer/7"
+    template = manifest["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]
+    (container,) = template["spec"]["containers"]
+    assert container["readinessProbe"]["httpGet"] == {"path": "/-/healthz", "port": "serve"}
+    assert {"name": "RAY_SERVE_ENABLE_HA_PROXY", "value": "1"} in container["env"]
