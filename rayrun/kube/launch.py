@@ -93,6 +93,8 @@ class _Launch:
         self.first = job_name(asked, self.caller)
         self.name = ""
         """Of the job that is there or may be; empty: none was asked for."""
+        self.uid = ""
+        """Of the job that is there."""
 
     def run(self) -> Submitted:
         try:
@@ -128,7 +130,7 @@ class _Launch:
         known = self.api.list(RAYJOBS, labels=selector({REQUEST_LABEL: self.first}))
         known.sort(key=_attempt)
         for old in known[:-1]:
-            self.api.delete(RAYJOBS, str(old["metadata"]["name"]), str(old["metadata"]["uid"]))
+            self.discard(old)
         if not known:
             return self.left_behind() or 1
         newest = known[-1]
@@ -139,16 +141,14 @@ class _Launch:
             gone(self.api, newest, LEAVING_S)
             return following
         if state in ("succeeded", "failed", "stopped"):
-            self.name = name
             done = self.standing(newest) if state == "succeeded" else None
             if done is None:
                 how = "succeeded, but its result is not there" if state == "succeeded" else state
                 say(f"job {name} {how}; attempt {following} is made")
-            self.api.delete(RAYJOBS, name, str(newest["metadata"]["uid"]))
-            self.name = ""
+            self.discard(newest)
             return done or following
         say(f"following the job {name} in {self.api.namespace}, which is {state}")
-        self.name = name
+        self.name, self.uid = name, str(newest["metadata"]["uid"])
         return newest
 
     def standing(self, job: Json) -> Submitted | None:
@@ -199,11 +199,12 @@ class _Launch:
                 storage.remove(self.asked.folder)
                 raise ConfigError(explained(refused, manifest, self.compute)) from None
             job = found  # our answer was lost, or another launcher of this step was first
+        self.uid = str(job["metadata"]["uid"])
         say(f"job {self.name} in {self.api.namespace}")
         launched = {
             "name": self.name,
             "namespace": self.api.namespace,
-            "uid": job["metadata"]["uid"],
+            "uid": self.uid,
             "attempt": attempt,
             "sources": self.asked.program,
         }
@@ -212,18 +213,22 @@ class _Launch:
         return job
 
     def remove(self) -> None:
-        """Of a job whose end is known: what cannot be removed now KubeRay removes in time."""
+        """Of a job whose end is known."""
         if not self.name:
             return
         storage.remove(self.asked.folder)
+        if self.uid:
+            self.discard({"metadata": {"name": self.name, "uid": self.uid}})
+
+    def discard(self, job: Json) -> None:
+        """Have it removed; what cannot be removed now KubeRay removes in time."""
+        name = str(job["metadata"]["name"])
         try:
-            job = self.api.get(RAYJOBS, self.name)
-            if job is not None:
-                self.api.delete(RAYJOBS, self.name, str(job["metadata"]["uid"]))
+            self.api.delete(RAYJOBS, name, str(job["metadata"]["uid"]))
         except (ConfigError, Refused) as error:
             say(
-                f"warning: the job {self.name} could not be removed ({error}); KubeRay does after "
-                f"compute.ttl_s ({self.compute.ttl_s} s), or: {self._kubectl()}"
+                f"warning: the job {name} could not be removed ({error}); KubeRay does after "
+                f"compute.ttl_s ({self.compute.ttl_s} s), or: {self._kubectl(name)}"
             )
 
     def cancel(self) -> None:
@@ -244,7 +249,7 @@ class _Launch:
             else:
                 say(f"it is still being removed; see `kubectl get rayjob {self.name}`")
         except (ConfigError, Refused) as error:
-            say(f"{error}\nremove it by: {self._kubectl()}")
+            say(f"{error}\nremove it by: {self._kubectl(self.name)}")
 
     def failed(self, end: End, following: Following, record: Json | None) -> Exception:
         """What to raise for a job that failed; its story is told here."""
@@ -272,8 +277,8 @@ class _Launch:
             say(self.asked.not_shared())
         return Ended(code or FAULT)
 
-    def _kubectl(self) -> str:
-        return f"kubectl delete rayjob {self.name} --namespace {self.api.namespace}"
+    def _kubectl(self, name: str) -> str:
+        return f"kubectl delete rayjob {name} --namespace {self.api.namespace}"
 
 
 def _attempt(job: Json) -> int:
