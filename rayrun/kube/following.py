@@ -145,6 +145,7 @@ class Following:
 
     def _line(self, line: str) -> None:
         self.recent.append(line)
+        self.watched.hear(line)
         self._show(line)
 
     def _get(self, job: Json) -> Json | None:

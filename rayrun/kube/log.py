@@ -75,7 +75,7 @@ class JobLog:
         if self._attempt is None and not status.get("dashboardURL"):
             return
         clock = self._api.clock
-        until, heard = clock.now() + REST_S, clock.now()
+        until, heard, known = clock.now() + REST_S, clock.now(), self.info
         while not self.ended and not self._told:
             self._asked = self._read = float("-inf")
             self.info = {}
@@ -85,6 +85,7 @@ class JobLog:
             if self.ended or now >= until or now - heard >= GONE_S:
                 break
             clock.sleep(1.0)
+        self.info = self.info or known
         self._give_up("with its head")
         self.close()
 

@@ -16,6 +16,11 @@ from rayrun.ray.request import say
 PULLS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 BROKEN = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 CLUSTER_LABEL = "ray.io/cluster"
+MONITOR = "Memory on the node"
+MONITORED = re.compile(
+    MONITOR + r" \(IP: ([^,]+), ID: [^)]+\) was ([\d.]+)GB used / ([\d.]+)GB limit"
+)
+"""What Ray's memory monitor says when it ends a worker before the kernel does."""
 NOT_MADE = ("FailedToCreateHeadPod", "FailedToCreateWorkerPod", "FailedToCreateRayCluster")
 
 
@@ -37,7 +42,8 @@ class Watched:
         self._api, self._compute = api, compute
         self._told = False
         self.killed: dict[str, str] = {}
-        """Pods of which a container was ended for its memory, and a sentence about it."""
+        """Pods of which a process was ended for its memory, and a sentence about it."""
+        self._pod_of: dict[str, str] = {}
 
     def pods(self, cluster: str) -> list[Json]:
         """Of a Ray cluster; none where they cannot be listed, which is told once."""
@@ -56,6 +62,8 @@ class Watched:
         """Remember which pods reached their memory's limit: KubeRay replaces them."""
         for pod in pods:
             name = str(pod["metadata"]["name"])
+            if address := part(pod, "status").get("podIP"):
+                self._pod_of[str(address)] = name
             for status in _containers(pod):
                 for state in ("state", "lastState"):
                     ended = part(status, state, "terminated")
@@ -66,6 +74,17 @@ class Watched:
                         text = f"the pod {name} reached its memory limit of {limit} and was killed"
                         self.killed[name] = f"{text}; raise {key}"
                         say(f"warning: {self.killed[name]}")
+
+    def hear(self, line: str) -> None:
+        """Remember what a line of the job's log tells of pods."""
+        if MONITOR not in line or not (found := MONITORED.search(line)):
+            return
+        name = self._pod_of.get(found[1], f"with the address {found[1]}")
+        text = (
+            f"Ray ended a worker of the pod {name}, which used {found[2]} of its {found[3]} GB; "
+            "raise compute.memory_per_worker"
+        )
+        self.killed.setdefault(name, text)
 
     def trouble(self, job: str, cluster: str, pods: Iterable[Json]) -> Trouble | None:
         """What keeps the cluster of a job from starting; None: nothing that can be seen."""

@@ -13,6 +13,8 @@ from rayrun.config import ConfigError
 from rayrun.kube.api import PATIENCE_S, Api
 from rayrun.kube.connection import Connection
 from rayrun.kube.permissions import VERBS
+from rayrun.kube.trouble import Watched
+from rayrun.ray.compute import KubeRayCompute
 from tests.kube.api_faults import Fault
 from tests.kube.fake_plan import Plan, Start, Submission
 from tests.kube.launching import EVERYTHING, Launched, asked, launched
@@ -253,6 +255,22 @@ def test_a_memory_limit_that_is_reached_is_told_with_pod_and_limit(sim):
     assert "reached its memory limit of 3Gi and was killed; raise compute.memory_per_worker" in (
         errors(done)
     )
+
+
+def test_a_worker_that_rays_own_monitor_ends_is_told_with_its_pod(sim):
+    api = Api(clock=sim.clock)
+    watched = Watched(api, KubeRayCompute(type="kuberay"))
+    pod = {"metadata": {"name": "job-worker-1"}, "status": {"podIP": "10.244.0.7"}}
+    watched.look([pod])
+    said = (
+        "(raylet) Memory on the node (IP: 10.244.0.7, ID: 5a) was 2.86GB used / 3.00GB limit (0.9"
+    )
+    for line in (said, said, "Memory on the node is fine"):
+        watched.hear(line)
+    assert watched.killed == {
+        "job-worker-1": "Ray ended a worker of the pod job-worker-1, which used 2.86 of its 3.00 GB; "
+        "raise compute.memory_per_worker"
+    }
 
 
 # ---------------------------------------------------------------------------------------------
