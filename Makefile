@@ -15,7 +15,7 @@ LIVE := $(if $(findstring ://,$(OUT)),$(OUT),$(abspath $(OUT)))/live
 # Tests start hundreds of processes, and each would compile our sources and theirs anew.
 KEPT_BYTECODE := env -u PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run serve test test-whole check bench format golden clean
+.PHONY: help install run serve test test-whole kube-test check bench format golden clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,10 +39,13 @@ serve: install ## both applications on one port, as `make run` left them live, u
 	  --set applications.scorer.bundle=$(LIVE)/scorer --set applications.recommender.bundle=$(LIVE)/recommender
 
 test: install ## all CPU tests but those of whole pipelines (set INFNET_DATA to include those on real data)
-	@$(KEPT_BYTECODE) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not whole"
+	@$(KEPT_BYTECODE) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not whole and not kube"
 
 test-whole: install ## whole pipelines from the log to answers over HTTP, here and on S3 (some 15 minutes)
 	@$(KEPT_BYTECODE) $(BIN)/python -m pytest -m whole
+
+kube-test: install ## the launcher on the cluster that KUBECONFIG names, with KubeRay and KUBE_TEST_IMAGE (skips without)
+	@$(KEPT_BYTECODE) $(BIN)/python -m pytest -m kube tests/kube
 
 check: install ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }

@@ -131,6 +131,7 @@ VERBS = (
         run="infnet.serve.run:deploy",
         config=CONFIG,
         plan="infnet.serve.run:plan",
+        service=True,
     ),
     Verb(
         name="compare",

@@ -210,6 +210,11 @@ class ScorerServe(ServeOptions):
     """Candidates one request may have; more is 422."""
     batch_rows: PositiveInt = 2048
     """Rows scored in one call of the model, over the requests that wait together."""
+    mapped_table_bytes: PositiveInt = 1 << 30
+    """Embedding tables of this size or more are looked up in a memory map beside the graph; pages
+    are given back and rows read from the disk again."""
+    mapped_resident_bytes: PositiveInt = 256 << 20
+    """What a replica keeps of them in its memory, at most."""
 
 
 class Inputs(Config):
@@ -258,6 +263,31 @@ class InfnetConfig(Config):
             raise ValueError("tasks: at least one task is required")
         parents_first(self.tasks)
         return self
+
+    @model_validator(mode="after")
+    def _shards_agree(self) -> "InfnetConfig":
+        said: dict[str, tuple[str, bool]] = {}
+        for name, feature in self.features.items():
+            for table, split in feature.split_tables(name).items():
+                first, before = said.setdefault(table, (name, split))
+                if split != before:
+                    raise ValueError(
+                        f"features.{name}.shard must equal features.{first}.shard: they share the "
+                        f"table {table!r}; set shard: rows for both or for neither"
+                    )
+        return self
+
+    @property
+    def split_tables(self) -> dict[str, str]:
+        """Embedding tables that training splits by rows over its workers, and the key of each that
+        says so.
+        """
+        return {
+            table: f"features.{name}.shard"
+            for name, feature in self.features.items()
+            for table, split in feature.split_tables(name).items()
+            if split
+        }
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "InfnetConfig":

@@ -129,6 +129,7 @@ VERBS: tuple[Verb, ...] = (
         run="layer_select.serve.run:deploy",
         config=CONFIG,
         plan="layer_select.serve.run:plan",
+        service=True,
     ),
 )
 

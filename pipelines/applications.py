@@ -39,7 +39,7 @@ def serve(file: str, names: Sequence[str], sets: Sequence[str], out: str) -> int
         KeyboardInterrupt: Ctrl-C before all answer.
     """
     from rayrun.ray.applications import check_bundles, load_applications, options_of, room_for
-    from rayrun.ray.compute import AttachedCompute
+    from rayrun.ray.compute import AttachedCompute, LocalCompute
     from rayrun.ray.serve import serving, wait_while_serving
     from rayrun.ray.serve_options import ServeOptions
 
@@ -53,7 +53,7 @@ def serve(file: str, names: Sequence[str], sets: Sequence[str], out: str) -> int
     check_bundles(config, chosen)
     options = [options_of(config, name) for name in chosen]
     local = config.compute
-    compute = local if isinstance(local, AttachedCompute) else room_for(local, options)
+    compute = room_for(local, options) if isinstance(local, LocalCompute) else local
     records = Path(out or f"runs/{config.name}/serve")
     try:
         records.mkdir(parents=True, exist_ok=True)

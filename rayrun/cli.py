@@ -3,8 +3,8 @@
 Instead of `--out DIR`, a verb whose result follows from its inputs takes `--store URI`: a result
 that stands there under the same key is used, anything else is made (`rayrun.store`).
 
-A verb whose `compute` names a dashboard runs there as a job, and is followed here
-(`rayrun.ray.submit`).
+A verb whose `compute` names a dashboard, or Kubernetes, runs there as a job, and is followed here
+(`rayrun.ray.submit`, `rayrun.kube.launch`).
 
 A product lists its verbs and calls `main`. A verb's work is an ordinary function `run(config, out,
 **flags) -> Result`, named by an import path, so that `--help` imports neither torch nor Ray and a
@@ -91,6 +91,7 @@ def load_config(cls: type[Config], source: str, sets: Iterable[str] = ()) -> Con
         ConfigError: nothing there, no output directory, or invalid content.
     """
     from rayrun import manifest, storage
+    from rayrun.ray.compute import fitting
 
     place, inputs = source, dict[str, str]()
     if not source.endswith((".yaml", ".yml")):
@@ -116,7 +117,7 @@ def load_config(cls: type[Config], source: str, sets: Iterable[str] = ()) -> Con
             loaded["inputs"] = {**cast(Json, loaded.get("inputs") or {}), **inputs}
         for override in sets:
             loaded = apply_override(loaded, override)
-        content = loaded
+        content = fitting(loaded)
     return validate(cls, content, where=place)
 
 
@@ -160,7 +161,7 @@ def _run(prog: str, verb: Verb, parsed: argparse.Namespace, record: _Record) -> 
         described = ""
     else:
         config = load_config(resolve(verb.config), parsed.config, parsed.sets)
-        if not verb.here and getattr(getattr(config, "compute", None), "takes_jobs", False):
+        if _goes(verb, config):
             _run_as_job(prog, verb, config, flags, parsed, record)
             return
         if verb.store and parsed.store:
@@ -191,6 +192,14 @@ def _out(verb: Verb, config: Config, parsed: argparse.Namespace) -> str:
     return parsed.out or f"runs/{getattr(config, 'name', verb.name)}/{verb.name}"
 
 
+def _goes(verb: Verb, config: Config) -> bool:
+    """Whether the verb becomes a job elsewhere."""
+    compute: Any = getattr(config, "compute", None)
+    if verb.here or not getattr(compute, "takes_jobs", False):
+        return False
+    return not (verb.service and compute.type == "kuberay")
+
+
 def _run_as_job(
     prog: str,
     verb: Verb,
@@ -199,16 +208,21 @@ def _run_as_job(
     parsed: argparse.Namespace,
     record: _Record,
 ) -> None:
-    from rayrun.ray import submit
+    import importlib
 
+    from rayrun.ray.request import request
+
+    compute: Any = getattr(config, "compute")  # noqa: B009 - any product's
+    launchers = {"kuberay": "rayrun.kube.launch", "attached": "rayrun.ray.submit"}
+    launcher: Any = importlib.import_module(launchers[compute.type])
     out, kept = _out(verb, config, parsed), parsed.store if verb.store else None
-    asked = submit.request(prog, verb, config, flags, out=out, kept=kept or "")
+    asked = request(prog, verb, config, flags, out=out, kept=kept or "")
     if parsed.dry_run:
         where = f"{verb.name} would write to {asked.place}"
-        print(f"{submit.plan(asked)}\n\n{where}; nothing was done (--dry-run)")
+        print(f"{launcher.plan(asked)}\n\n{where}; nothing was done (--dry-run)")
         return
     record.content["uri"] = "" if asked.stored else asked.place
-    done = submit.run(asked)
+    done = launcher.run(asked)
     made = done.record or {"digest": _digest_of(asked.place)}
     record.content |= {n: made[n] for n in ("uri", "key", "cached", "digest") if n in made}
     if done.result is not None:

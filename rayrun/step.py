@@ -38,6 +38,10 @@ Its keys are those of a pod and its container (`resources`, `env`, `nodeSelector
 `affinity`, `volumes`, `volumeMounts`); what is not given has no key. Without the variable there is
 nothing to hand on. It decides nothing in the store: where a step runs is no part of its key."""
 
+RUN, STEP = "INFNET_RUN", "INFNET_STEP"
+"""Environment variables of the child: the names of the pipeline's run and of the step, for whoever
+starts something elsewhere on its behalf and must be found again. They decide no result."""
+
 STEPS_FOLDER = "steps"
 """In the directory of a pipeline's run: how each of its steps ended."""
 
@@ -119,7 +123,7 @@ def run_step(
         if handed_on:  # whoever set them must not believe that this pod has them
             names = ", ".join(json.loads(handed_on[TASK_CONFIG]))  # values may be secret
             print(f"handed on to the pods of a Ray cluster: {names}", flush=True)
-        child = _Child(command, events, handed_on)
+        child = _Child(command, events, {**handed_on, **_names(run, events.step)})
         code = child.wait()
         done: Json = json.loads(record.read_bytes()) if record.exists() else {}
     uri = str(done.get("uri", ""))
@@ -157,6 +161,11 @@ def _handed_on(task_config: Any) -> dict[str, str]:
     # A backend writes {} for resources that nobody set.
     found = {name: value for name, value in given.items() if value}
     return {TASK_CONFIG: json.dumps(found)} if found else {}
+
+
+def _names(run: str, step: str) -> dict[str, str]:
+    name = run.rstrip("/").rpartition("/")[2]
+    return {RUN: name, STEP: step} if name else {}
 
 
 def _config_file(config: str, folder: Path) -> str:

@@ -51,6 +51,8 @@ class Verb:
     """Names under `inputs:` that the verb reads. None: all that are set."""
     here: bool = False
     """It runs where it is typed, even where `compute` names a dashboard that takes jobs."""
+    service: bool = False
+    """With `compute: {type: kuberay}` it makes a RayService from here, where others become jobs."""
     reads: Target | None = None
     """`reads(config, **flags) -> dict`: digests of what is read beside the inputs, by name. A name
     that also stands under `inputs` of the manifest must have the same digest there."""

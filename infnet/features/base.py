@@ -35,6 +35,8 @@ from infnet.features.vocabulary import Vocabulary
 from infnet.schema import DenseSlot, FieldSlot, SequenceSlot, TableSpec
 from rayrun.config import Config, Json
 
+Shard = Literal["none", "rows"]
+
 
 class VocabularyDemand(Config):
     """Distinct values of some columns over training rows, the most frequent first."""
@@ -182,6 +184,10 @@ class Feature(Config):
     def ids(self, name: str, values: pa.Array, fitted: Fitted) -> np.ndarray:
         """int32 ids of raw values of the feature's column (rows, or the events of a history)."""
         raise NotImplementedError
+
+    def split_tables(self, name: str) -> dict[str, bool]:
+        """Its embedding tables, and whether training splits each by rows over its workers."""
+        return {}
 
     def slots(self, name: str, fitted: Fitted) -> Slots:
         """What the model will see."""

@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from infnet.features.base import Demands, Feature, Fitted, Slots, VocabularyDemand
+from infnet.features.base import Demands, Feature, Fitted, Shard, Slots, VocabularyDemand
 from infnet.features.columns import as_numpy, check_value, column, plain
 from infnet.features.hashing import hash_values
 from infnet.features.scaled import check_dim
 from infnet.schema import FIRST_KNOWN, FieldSlot, TableSpec
-from rayrun.config import Config
+from rayrun.config import Config, Place
 
 
 class VocabularyIds(Config):
@@ -62,6 +62,9 @@ class CategoricalFeature(Feature):
     """Fields that name the same table share embeddings and vocabulary. Empty: its own table."""
     cold_start: Literal["unknown", "mean"] = "unknown"
     """An unseen value gets the row `unknown`, trained on rare ones, or the mean of known rows."""
+    shard: Annotated[Shard, Place] = "none"
+    """`rows`: the workers of a training split the table, row by row, instead of each holding all of
+    it. What is learnt is the same; fields that share the table must agree."""
 
     @model_validator(mode="after")
     def _settings_fit(self) -> "CategoricalFeature":
@@ -75,6 +78,10 @@ class CategoricalFeature(Feature):
     def table_name(self, name: str) -> str:
         """The embedding table, and the vocabulary of the same name."""
         return self.table or name
+
+    def split_tables(self, name: str) -> dict[str, bool]:
+        """Its own, or the one it shares."""
+        return {self.table_name(name): self.shard == "rows"}
 
     def columns(self, name: str) -> frozenset[str]:
         """The column."""

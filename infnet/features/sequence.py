@@ -1,16 +1,16 @@
 """Behaviour sequence: past events of one kind, most recent kept, each a few ids and an age."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import model_validator
 
-from infnet.features.base import Demands, Feature, Fitted, HistoryDemand, Slots, Where
+from infnet.features.base import Demands, Feature, Fitted, HistoryDemand, Shard, Slots, Where
 from infnet.features.columns import as_lists, as_numpy, check_number, column, lists
 from infnet.schema import SequenceSlot
-from rayrun.config import ConfigError
+from rayrun.config import ConfigError, Place
 
 MAX_LENGTH = 512
 MS_PER_DAY = 86_400_000.0
@@ -46,6 +46,8 @@ class SequenceFeature(Feature):
     """How it becomes one vector where a model wants one."""
     share_tables: bool = True
     """Events use the tables of their fields; false: tables of this behaviour alone (E_a^seq)."""
+    shard: Annotated[Shard, Place] = "none"
+    """`rows`: the workers of a training split the tables of this behaviour alone, row by row."""
 
     @model_validator(mode="after")
     def _settings_fit(self) -> "SequenceFeature":
@@ -53,6 +55,11 @@ class SequenceFeature(Feature):
             raise ValueError(f"max_length must be 1 to {MAX_LENGTH}, found {self.max_length}")
         if self.decay < 0:
             raise ValueError(f"decay must be at least 0 (per day), found {self.decay}")
+        if self.shard == "rows" and self.share_tables:
+            raise ValueError(
+                "shard: rows needs tables of this behaviour alone (share_tables: false); of a "
+                "shared table the feature that has it says so: set shard there"
+            )
         if not self.fields or len(set(self.fields)) < len(self.fields):
             raise ValueError(
                 f"fields must name at least one feature, each once, found {self.fields}"
@@ -63,6 +70,12 @@ class SequenceFeature(Feature):
                 "behaviour nor decay, for its events have no columns and no times"
             )
         return self
+
+    def split_tables(self, name: str) -> dict[str, bool]:
+        """Those of this behaviour alone."""
+        if self.share_tables:
+            return {}
+        return {f"{name}.{field}": self.shard == "rows" for field in self.fields}
 
     def columns(self, name: str) -> frozenset[str]:
         """The list column, if there is one."""

@@ -44,7 +44,12 @@ class Scorer(Endpoint):
             ConfigError: the bundle is missing, damaged, newer or does not reproduce its sample; the
                 variable of `token_env` is not set.
         """
-        self.bundle = Bundle.open(bundle_uri, threads=max(1, int(options.cpus_per_replica)))
+        self.bundle = Bundle.open(
+            bundle_uri,
+            threads=max(1, int(options.cpus_per_replica)),
+            map_from=options.mapped_table_bytes,
+            resident=options.mapped_resident_bytes,
+        )
         self.bundle.check_sample()
         super().__init__(
             "infnet",

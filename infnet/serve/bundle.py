@@ -23,6 +23,7 @@ from infnet.features.arrays import Arrays, to_arrays
 from infnet.features.encoder import Encoder
 from infnet.features.request import encode_request
 from infnet.schema import Schema
+from infnet.serve.mapped import MappedTables
 from infnet.tasks import BaseTask, RegressionTask
 from infnet.tasks.regression import KNEE
 from rayrun import manifest, storage
@@ -64,7 +65,9 @@ class Bundle:
     shares_histories: bool
     """Whether rows with the same histories need them only once."""
 
-    def __init__(self, uri: str, *, threads: int = 1) -> None:
+    def __init__(
+        self, uri: str, *, threads: int = 1, map_from: int | None = None, resident: int = 0
+    ) -> None:
         """See `open`."""
         self.uri = uri
         # A remote bundle's copy lives as long as the bundle.
@@ -83,7 +86,12 @@ class Bundle:
                 f"{self.schema.encoder_digest}: they are of two models; export again"
             )
         self.sample = json.loads((local / SAMPLE).read_bytes())
-        self._session = _session(local / GRAPH, uri, threads)
+        self._mapped: MappedTables | None = None
+        if map_from is not None and (local / TABLES).stat().st_size >= map_from:
+            self._mapped = MappedTables(
+                local / GRAPH, self.schema, at_least=map_from, resident=resident
+            )
+        self._session = _session(local / GRAPH, uri, threads, self._mapped)
         self._inputs = [value.name for value in self._session.get_inputs()]
         # the name of the first axis; bundles of earlier versions have `rows` everywhere
         axes = {value.name: value.shape[0] for value in self._session.get_inputs()}
@@ -91,18 +99,23 @@ class Bundle:
         self.shares_histories = all(axes.get(name) != axes.get("dense") for name in lengths)
 
     @classmethod
-    def open(cls, uri: str, *, threads: int = 1) -> "Bundle":
+    def open(
+        cls, uri: str, *, threads: int = 1, map_from: int | None = None, resident: int = 0
+    ) -> "Bundle":
         """Fetch, verify and load the bundle at `uri`.
 
         Args:
             uri: output directory of `infnet export`, a path or `s3://` URI.
             threads: that one call of the model may use; 0: as many as there are cores.
+            map_from: tables of this many bytes or more are looked up beside the graph
+                (`infnet.serve.mapped`); None: the graph looks up all of them.
+            resident: bytes of those tables that stay in the process.
 
         Raises:
             ConfigError: no bundle there, a newer format, a file that is missing or damaged, or
                 parts of two models.
         """
-        return cls(uri, threads=threads)
+        return cls(uri, threads=threads, map_from=map_from, resident=resident)
 
     def score(self, rows: pa.Table | Arrays) -> dict[str, np.ndarray]:
         """Predictions float32 [B] by task, for encoded rows: what a user sees.
@@ -125,6 +138,7 @@ class Bundle:
         for start in range(0, len(arrays), ROWS_AT_ONCE):
             rows_of = slice(start, start + ROWS_AT_ONCE)
             some = {n: v if len(v) == 1 else v[rows_of] for n, v in values.items()}
+            some = self._mapped.feed(some) if self._mapped else some
             found.append(self._session.run(None, {name: some[name] for name in self._inputs}))
         return {
             task: np.concatenate(parts)
@@ -183,7 +197,7 @@ def _smooth(amount: np.ndarray) -> np.ndarray:
     return np.where(amount > KNEE, KNEE + np.log(np.maximum(amount, KNEE) - KNEE + 1), amount)
 
 
-def _session(path: Path, uri: str, threads: int) -> Any:
+def _session(path: Path, uri: str, threads: int, mapped: MappedTables | None = None) -> Any:
     # what it is used for is told to nobody: ONNX Runtime asks this when it is imported
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     ort: Any = importlib.import_module("onnxruntime")
@@ -191,8 +205,14 @@ def _session(path: Path, uri: str, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    graph: Path | bytes = path
+    if mapped:
+        graph = mapped.graph
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(path.parent)
+        )
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has one exception class per status code
         raise ConfigError(
             f"{uri}/{GRAPH} cannot be loaded ({str(error).splitlines()[0]}); export again with "

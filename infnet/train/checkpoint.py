@@ -9,6 +9,7 @@ It stands inside a run directory, which has `schema.json` and `encoder/` beside 
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from infnet.config import InfnetConfig
 from infnet.model.recommender import Recommender
+from infnet.model.tables import EmbeddingTables
 from infnet.schema import Schema
 from rayrun import manifest, storage
 from rayrun.config import ConfigError, Json, digest_of, validate
@@ -44,14 +46,20 @@ def write(
     config: InfnetConfig,
     schema: Schema,
     network: Mapping[str, Tensor],
-    tables: Mapping[str, Tensor],
+    tables: Mapping[str, Tensor] | Path,
     info: Json,
 ) -> None:
-    """Write a checkpoint directory at once: readers see the old one or the new one."""
+    """Write a checkpoint directory at once: readers see the old one or the new one.
+
+    `tables` is the state of the embedding tables, or a safetensors file of it, which is moved.
+    """
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
         local = Path(folder)
         save_file(dict(network), local / NETWORK)
-        save_file(dict(tables), local / TABLES)
+        if isinstance(tables, Path):
+            shutil.move(tables, local / TABLES)
+        else:
+            save_file(dict(tables), local / TABLES)
         manifest.write(
             local,
             kind=KIND,
@@ -66,7 +74,7 @@ def load(directory: str | Path) -> tuple[Recommender, Schema, InfnetConfig]:
     """The trained recommender of a run directory, in `eval()`, with its schema and configuration.
 
     `directory` is what `infnet train --out` made, or one of its `rivals/<name>`: a path or an
-    `s3://` URI.
+    `s3://` URI. The tables stay on disk and are mapped: only rows that are looked up are read.
 
     Raises:
         ConfigError: no checkpoint there, a truncated or corrupt file, a newer format, or the
@@ -90,15 +98,17 @@ def load(directory: str | Path) -> tuple[Recommender, Schema, InfnetConfig]:
                 "schema of another dataset; put back the schema.json that `infnet train` wrote, "
                 "or train again"
             )
-        recommender = Recommender(config.model, schema)
+        copies = config.model.table_copies(schema)
+        tables = EmbeddingTables(schema, copies, empty=True)
+        _fill(tables, local / TABLES, mapped=True)
+        recommender = Recommender(config.model, schema, tables)
         _fill(recommender.network, local / NETWORK)
-        _fill(recommender.tables, local / TABLES)
     return recommender.eval(), schema, config
 
 
-def _fill(module: torch.nn.Module, path: Path) -> None:
+def _fill(module: torch.nn.Module, path: Path, *, mapped: bool = False) -> None:
     try:
-        module.load_state_dict(load_tensors(path))
+        module.load_state_dict(load_tensors(path), assign=mapped)
     except RuntimeError as error:
         reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])
         raise ConfigError(f"{path} holds the weights of another model: {reason}") from error

@@ -21,7 +21,7 @@ from infnet.schema import Schema
 from infnet.train import checkpoint
 from infnet.train.arithmetic import batch_arithmetic
 from infnet.train.journal import Journal, check_watched
-from infnet.train.learner import Learner, on_cpu
+from infnet.train.learner import Learner
 from infnet.train.log import RunLog
 from infnet.train.validation import validate
 from rayrun import storage
@@ -137,14 +137,17 @@ def _publish(
 ) -> None:
     """Write the best checkpoint; the whole weights are a collective of all workers."""
     network = learner.dense.weights()
-    if learner.worker.rank == 0:
-        with learner.published_tables() as tables:
+    with tempfile.TemporaryDirectory(prefix="tables-") as folder:
+        tables = Path(folder) / checkpoint.TABLES
+        with learner.published_tables():
+            learner.write_tables(tables)
+        if learner.worker.rank == 0:
             checkpoint.write(
                 storage.join(out, checkpoint.CHECKPOINT),
                 config=config,
                 schema=schema,
                 network=network,
-                tables=on_cpu(tables.state_dict()),
+                tables=tables,
                 info={
                     "step": journal.steps,
                     "score": journal.best_score,

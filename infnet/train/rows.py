@@ -2,33 +2,25 @@
 nothing else.
 
 A step costs time in the number of distinct ids of the batch; the number of rows of a table does not
-enter. Each worker holds all tables. Per step the workers exchange the touched rows (ids and summed
-gradients), add them in rank order, and make the same update: replicas stay equal to the last bit.
+enter. A table that is not split is held by every worker. Per step the workers exchange the touched
+rows (ids and summed gradients), add them in rank order, and make the same update: replicas stay
+equal to the last bit. Of a split table (`infnet.train.shards`) a worker updates the rows it holds,
+with the gradients that were taken back to it; the state of its rows lies beside them.
 
 Shapes: V rows of a table, D its width, R distinct rows touched by the global batch.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from infnet.config import EmbeddingOptimizer
+from infnet.train.touched import Touched, added, coalesced
 from rayrun.ray.worker import Worker
 
 BETA1, BETA2 = 0.9, 0.999
 EPSILON = {"adam": 1e-8, "adagrad": 1e-10, "rowwise_adagrad": 1e-10}
-
-
-class Touched(NamedTuple):
-    """Gradient of one table: distinct rows in ascending order, and the sum of the gradients of
-    each.
-    """
-
-    rows: Int64[Tensor, " R"]
-    gradients: Float[Tensor, "R D"]
 
 
 class RowOptimizer:
@@ -61,21 +53,30 @@ class RowOptimizer:
         }
 
     @torch.no_grad()
-    def step(self, worker: Worker, *, loss_scale: float = 1.0, rate: float = 1.0) -> None:
+    def step(
+        self,
+        worker: Worker,
+        taken: Mapping[str, Touched] | None = None,
+        *,
+        loss_scale: float = 1.0,
+        rate: float = 1.0,
+    ) -> None:
         """One update from the gradients that are there; they are removed. A collective.
 
-        `loss_scale` is what the loss was multiplied by before the backward pass; `rate` multiplies
-        the learning rate.
+        `taken` are the gradients of split tables, by parameter; `loss_scale` is what the loss was
+        multiplied by before the backward pass; `rate` multiplies the learning rate.
         """
         self.steps += 1
-        for name, touched in self._touched(worker).items():
+        taken = taken or {}
+        for name, touched in {**self._touched(worker, without=taken), **taken}.items():
             if len(touched.rows):
                 self._update(name, touched, loss_scale, self.config.lr * rate)
         for weight in self.weights.values():
             weight.grad = None
 
-    def _touched(self, worker: Worker) -> dict[str, Touched]:
-        mine = {name: _coalesced(name, weight) for name, weight in self.weights.items()}
+    def _touched(self, worker: Worker, without: Mapping[str, Touched]) -> dict[str, Touched]:
+        whole = {name: weight for name, weight in self.weights.items() if name not in without}
+        mine = {name: coalesced(name, weight) for name, weight in whole.items()}
         return mine if worker.world_size == 1 else exchange(mine, worker)
 
     def _update(self, name: str, touched: Touched, loss_scale: float, lr: float) -> None:
@@ -107,37 +108,6 @@ class RowOptimizer:
         """The state as named tensors."""
         return {"steps": torch.tensor(self.steps), **self.state}
 
-    @torch.no_grad()
-    def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Continue from a saved state.
-
-        Raises:
-            ValueError: it belongs to other tables or another optimizer.
-        """
-        for name, tensor in self.state.items():
-            if name not in saved or saved[name].shape != tensor.shape:
-                found = list(saved[name].shape) if name in saved else "nothing"
-                raise ValueError(
-                    f"the state of table {name} must have shape {list(tensor.shape)}, found {found}"
-                )
-            tensor.copy_(saved[name])
-        self.steps = int(saved["steps"])
-
-
-def _coalesced(name: str, weight: nn.Parameter) -> Touched:
-    gradient = weight.grad
-    if gradient is None:
-        empty = torch.empty(0, dtype=torch.int64, device=weight.device)
-        return Touched(empty, weight.new_empty(0, weight.shape[1]))
-    if not gradient.is_sparse:
-        raise ValueError(
-            f"the gradient of embedding table {name} is dense, a step would cost time in all of "
-            "its rows; build it with nn.Embedding(sparse=True)"
-        )
-    # Sorts the ids (stably) and adds equal ones in order: the same bits every time, on CPU and GPU.
-    gradient = gradient.coalesce()
-    return Touched(gradient.indices()[0], gradient.values())
-
 
 def exchange(mine: Mapping[str, Touched], worker: Worker) -> dict[str, Touched]:
     """The touched rows of all workers: three messages for all tables together, the same on every
@@ -162,13 +132,5 @@ def exchange(mine: Mapping[str, Touched], worker: Worker) -> dict[str, Touched]:
             gradients.append(values.view(count, width))
             row_at[rank] += count
             value_at[rank] += count * width
-        merged[name] = _added(torch.cat(rows), torch.cat(gradients))
+        merged[name] = added(torch.cat(rows), torch.cat(gradients))
     return merged
-
-
-def _added(rows: Tensor, gradients: Tensor) -> Touched:
-    if not len(rows):
-        return Touched(rows, gradients)
-    size = (int(rows.max()) + 1, gradients.shape[1])
-    summed = torch.sparse_coo_tensor(rows[None], gradients, size, check_invariants=False).coalesce()
-    return Touched(summed.indices()[0], summed.values())

@@ -30,7 +30,7 @@ def validate(learner: Learner, config: InfnetConfig, schema: Schema, dataset: st
     worker, tasks = learner.worker, schema.tasks
     columns: list[list[torch.Tensor]] = [[], [], [], [], [], []]
     totals = torch.zeros(2, len(tasks), dtype=torch.float64, device=worker.device)
-    with learner.predicting() as recommender:
+    with learner.predicting():
         rows = scan(
             dataset,
             SPLIT,
@@ -39,9 +39,7 @@ def validate(learner: Learner, config: InfnetConfig, schema: Schema, dataset: st
             rank=worker.rank,
             world_size=worker.world_size,
         )
-        for batch in rows:
-            batch = batch.to(worker.device)
-            logits = recommender(batch)
+        for batch, logits in learner.logits(batch.to(worker.device) for batch in rows):
             predictions = []
             for column, (name, task) in enumerate(tasks.items()):
                 logit = logits[name].float()

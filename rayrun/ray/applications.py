@@ -162,6 +162,19 @@ def room_for(compute: LocalCompute, options: Iterable[ServeOptions]) -> LocalCom
     )
 
 
+def trouble(program: str, bundle: str) -> str:
+    """What is wrong with the place of a bundle of `program`; empty if one is there."""
+    if not storage.exists(storage.join(bundle, manifest.FILE)):
+        return "there is no bundle"
+    wanted = f"{program.replace('-', '_')}.bundle"
+    kind = manifest.read_raw(bundle).get("kind")
+    if kind == wanted:
+        return ""
+    other = str(kind).removesuffix(".bundle").replace("_", "-")
+    hint = f"a bundle of {other}" if str(kind).endswith(".bundle") else f"of the kind {kind!r}"
+    return f"must be a bundle of {program} (kind {wanted!r}), it is {hint}"
+
+
 # ---------------------------------------------------------------------------------------------
 
 
@@ -177,17 +190,10 @@ def _check_key(name: str, key: str) -> None:
 
 
 def _wrong(name: str, served: Served) -> str:
-    wanted = f"{served.program.replace('-', '_')}.bundle"
-    where = f"applications.{name}.bundle ({served.bundle})"
-    if not storage.exists(storage.join(served.bundle, manifest.FILE)):
-        return (
-            f"{where}: there is no bundle. `make run` leaves there what it puts live; or name "
-            f"another: --set applications.{name}.bundle=DIR, the output of `{served.program} "
-            "export`"
+    found = trouble(served.program, served.bundle)
+    if found == "there is no bundle":
+        found += (
+            ". `make run` leaves there what it puts live; or name another: --set "
+            f"applications.{name}.bundle=DIR, the output of `{served.program} export`"
         )
-    kind = manifest.read_raw(served.bundle).get("kind")
-    if kind == wanted:
-        return ""
-    other = str(kind).removesuffix(".bundle").replace("_", "-")
-    hint = f"a bundle of {other}" if str(kind).endswith(".bundle") else f"of the kind {kind!r}"
-    return f"{where}: must be a bundle of {served.program} (kind {wanted!r}), it is {hint}"
+    return f"applications.{name}.bundle ({served.bundle}): {found}" if found else ""

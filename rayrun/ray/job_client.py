@@ -36,7 +36,7 @@ class Jobs:
             ConfigError: nothing answers, something else does, or the token is refused.
         """
         self.address = address.rstrip("/")
-        self.headers = {"Authorization": f"Bearer {token}"} if (token := _token()) else {}
+        self.headers = {"Authorization": f"Bearer {token}"} if (token := token_of_ray()) else {}
         self.patience_s = LOST_S
         """How long a request may go without an answer."""
         self._requests: Any = importlib.import_module("requests")
@@ -157,8 +157,12 @@ class Jobs:
         )
 
 
-def _token() -> str:
-    """As Ray finds it: the variable, the file that is named, the default file in mode `token`."""
+def token_of_ray() -> str:
+    """As Ray finds it: the variable, the file that is named, the default file in mode `token`.
+
+    Raises:
+        ConfigError: the file that is named cannot be read.
+    """
     if token := os.environ.get(TOKEN, "").strip():
         return token
     named = os.environ.get(TOKEN_PATH, "")

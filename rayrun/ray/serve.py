@@ -24,7 +24,7 @@ from collections.abc import Generator
 from typing import Any
 
 from rayrun.config import ConfigError, Json
-from rayrun.ray.compute import AttachedCompute, LocalCompute
+from rayrun.ray.compute import Compute, LocalCompute
 from rayrun.ray.http import RETRY_AFTER_S
 from rayrun.ray.ingress import ingress
 from rayrun.ray.serve_options import ServeOptions
@@ -39,7 +39,7 @@ EVERY_INTERFACE = ("0.0.0.0", "::")
 
 
 @contextlib.contextmanager
-def serving(compute: LocalCompute | AttachedCompute, options: ServeOptions) -> Generator[None]:
+def serving(compute: Compute, options: ServeOptions) -> Generator[None]:
     """Ray is open inside the block, started with the ingress that `options` ask for.
 
     A local instance of our own ends with the block, and what it served with it; where Ray was open
@@ -50,7 +50,7 @@ def serving(compute: LocalCompute | AttachedCompute, options: ServeOptions) -> G
             had, or no cluster answers.
     """
     ray: Any = importlib.import_module("ray")
-    if ray.is_initialized() or isinstance(compute, AttachedCompute):
+    if ray.is_initialized() or not isinstance(compute, LocalCompute):
         with session(compute):
             yield
         return

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayrun import manifest, storage
+from rayrun import manifest, storage, yaml12
 from rayrun.config import Config, ConfigError, Json
+from rayrun.kube.service import Deployment
 from rayrun.metrics import Result
-from rayrun.ray.compute import AttachedCompute, LocalCompute
+from rayrun.ray.compute import Compute, KubeRayCompute, LocalCompute
 from rayrun.ray.ingress import uses_haproxy
 from rayrun.ray.serve import (
     check_port,
@@ -70,7 +71,7 @@ class Service:
 def serve(
     service: Service,
     config: Config,
-    compute: LocalCompute | AttachedCompute,
+    compute: Compute,
     options: ServeOptions,
     out: str,
 ) -> Result:
@@ -103,7 +104,7 @@ def serve(
 def deploy(
     service: Service,
     config: Config,
-    compute: LocalCompute | AttachedCompute,
+    compute: Compute,
     options: ServeOptions,
     out: str,
 ) -> Result:
@@ -112,7 +113,8 @@ def deploy(
     Args:
         service: what answers; what was live under its name does until then, or if it fails.
         config: the whole configuration, for the record.
-        compute: attached, or a Ray is open in this process (`check_outlives`).
+        compute: attached, or a Ray is open in this process (`check_outlives`); `kuberay` makes or
+            updates a RayService.
         options: where it answers.
         out: `result.json` with details `url`, `model`, `application` (its name in Ray Serve) and
             `replaced` (one of that name was there before).
@@ -121,21 +123,25 @@ def deploy(
         ConfigError: what `serve` refuses. Where nothing was live under its name, nothing is.
     """
     started = time.monotonic()
-    with session(compute):
-        replaced = service.name in names()
-        try:
-            url = service.put_up(options)
-            _record_live(service, options.live)
-        except BaseException:
-            if not replaced:
-                undeploy(service.name)
-            raise
+    if isinstance(compute, KubeRayCompute):
+        url, replaced = _in_kubernetes(service, compute, options).put_up()
+        _record_live(service, options.live)
+    else:
+        with session(compute):
+            replaced = service.name in names()
+            try:
+                url = service.put_up(options)
+                _record_live(service, options.live)
+            except BaseException:
+                if not replaced:
+                    undeploy(service.name)
+                raise
     print(f"READY {url}", flush=True)
     more = {"application": service.name, "replaced": replaced}
     return _record("deploy", service, config, out, started, url, more)
 
 
-def check_outlives(compute: LocalCompute | AttachedCompute, program: str) -> None:
+def check_outlives(compute: Compute, program: str) -> None:
     """Whether what is deployed stays.
 
     Raises:
@@ -150,9 +156,7 @@ def check_outlives(compute: LocalCompute | AttachedCompute, program: str) -> Non
         )
 
 
-def plan(
-    service: Service, config: Config, compute: LocalCompute | AttachedCompute, options: ServeOptions
-) -> list[str]:
+def plan(service: Service, config: Config, compute: Compute, options: ServeOptions) -> list[str]:
     """Lines that say what would be served, where and by whom; nothing is started.
 
     Raises:
@@ -164,6 +168,11 @@ def plan(
         check_port(options)
         check_replicas(compute, options)
         lines.append("ingress: " + ("HAProxy" if uses_haproxy(options) else "Serve's own proxy"))
+    if isinstance(compute, KubeRayCompute):
+        found = _in_kubernetes(service, compute, options)
+        manifest_of = yaml12.dump(found.manifest(namespace=compute.namespace))
+        live = options.live or "not recorded"
+        return [*lines, f"live: {live}", "", manifest_of]
     port = options.port or "(any free port)"
     prefix = options.route_prefix.rstrip("/")
     return [
@@ -189,6 +198,17 @@ def bundle_of(uri: str, program: str) -> str:
         )
     local = storage.local_path(uri)
     return uri if local is None else str(local.resolve())
+
+
+def _in_kubernetes(service: Service, compute: KubeRayCompute, options: ServeOptions) -> Deployment:
+    return Deployment(
+        service.program,
+        service.name,
+        bundle=service.bundle,
+        digest=service.digest,
+        compute=compute,
+        options=options,
+    )
 
 
 def _record_live(service: Service, live: str) -> None:

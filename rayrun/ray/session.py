@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rayrun.config import ConfigError
-from rayrun.ray.compute import AttachedCompute, LocalCompute
+from rayrun.ray.compute import AttachedCompute, Compute, KubeRayCompute, LocalCompute
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
@@ -38,7 +38,7 @@ CONNECT_S = 10.0
 
 
 @contextlib.contextmanager
-def session(compute: LocalCompute | AttachedCompute) -> Generator[None]:
+def session(compute: Compute) -> Generator[None]:
     """Ray is open inside the block.
 
     A Ray that is open already is used as it is and stays open: verbs that call each other, and
@@ -49,7 +49,7 @@ def session(compute: LocalCompute | AttachedCompute) -> Generator[None]:
 
     Raises:
         ConfigError: the workers need more than a local instance has, no cluster answers at the
-            address, or the address is a dashboard, which only takes jobs.
+            address, or `compute` takes jobs only (a dashboard, KubeRay).
     """
     ray: Any = importlib.import_module("ray")
 
@@ -61,6 +61,12 @@ def session(compute: LocalCompute | AttachedCompute) -> Generator[None]:
     temporary: Path | None = None
     try:
         with _sigterm_kept():
+            if isinstance(compute, KubeRayCompute):
+                raise ConfigError(
+                    "compute: {type: kuberay} runs verbs as jobs and deploys services; this one "
+                    "runs here: set compute: {type: local}, or attached with the address of a "
+                    "Ray cluster, HOST:PORT"
+                )
             if isinstance(compute, AttachedCompute):
                 _attach(compute.address)
             elif os.environ.get(IN_A_JOB):

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from rayrun import storage
 from rayrun.config import ConfigError, Json
 from rayrun.progress import progress
-from rayrun.ray.compute import AttachedCompute, LocalCompute
+from rayrun.ray.compute import AttachedCompute, Compute
+from rayrun.ray.process_group import Collectives, dist
 from rayrun.ray.session import session
 from rayrun.ray.worker import KEPT_CHECKPOINTS, Worker
 
@@ -40,8 +40,6 @@ PROGRESS_EVERY_S = 1.0
 PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 """Ray Train's switch for a process of 200 MB that waits for nodes to be taken away."""
 
-dist: Any = torch.distributed  # its collectives carry no types
-
 TrainFunction = Callable[[Worker, Json], Json]
 
 
@@ -49,7 +47,7 @@ def run(
     function: TrainFunction,
     argument: Json,
     *,
-    compute: LocalCompute | AttachedCompute,
+    compute: Compute,
     storage_path: str,
     name: str,
     max_failures: int = 0,
@@ -93,7 +91,7 @@ def run(
                 "place": place,
             },
             scaling_config=ScalingConfig(
-                num_workers=compute.workers,
+                num_workers=_number(compute),
                 use_gpu=compute.gpus_per_worker > 0,
                 resources_per_worker=_resources(compute),
             ),
@@ -152,7 +150,12 @@ def has_checkpoint(storage_path: str) -> bool:
     return False
 
 
-def _resources(compute: LocalCompute | AttachedCompute) -> dict[str, float]:
+def _number(compute: Compute) -> int | tuple[int, int]:
+    least = compute.min_workers if isinstance(compute, AttachedCompute) else None
+    return compute.workers if least is None else (least, compute.workers)
+
+
+def _resources(compute: Compute) -> dict[str, float]:
     resources = {"CPU": float(compute.cpus_per_worker)}
     if compute.gpus_per_worker > 0:
         resources["GPU"] = float(compute.gpus_per_worker)
@@ -204,7 +207,7 @@ def _raise_if_told(failed: Exception, place: str) -> None:
             raise storage.StorageError(str(storage.explain(error, place))) from failed
 
 
-class RayWorker:
+class RayWorker(Collectives):
     """A `Worker` over `ray.train` and `torch.distributed` (gloo between CPUs, NCCL between
     GPUs).
     """
@@ -221,33 +224,6 @@ class RayWorker:
         self._place = place
         self._said = 0.0
         self._fetched: Path | None = None
-
-    def sum(self, value: Tensor) -> Tensor:
-        """All-reduce of a copy of `value`."""
-        if self.world_size == 1:
-            return value
-        total = value.detach().clone()
-        dist.all_reduce(total)
-        return total
-
-    def gather_rows(self, rows: Tensor) -> list[Tensor]:
-        """All-gather, padded to the longest part (the backends want equal shapes)."""
-        if self.world_size == 1:
-            return [rows]
-        mine = torch.tensor([rows.shape[0]], device=rows.device)
-        counts = [torch.empty_like(mine) for _ in range(self.world_size)]
-        dist.all_gather(counts, mine)
-        lengths = [int(count.item()) for count in counts]
-        padded = rows.new_zeros((max(lengths), *rows.shape[1:]))
-        padded[: rows.shape[0]] = rows
-        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
-        dist.all_gather(parts, padded)
-        return [part[:length] for part, length in zip(parts, lengths, strict=True)]
-
-    def barrier(self) -> None:
-        """Wait for all workers."""
-        if self.world_size > 1:
-            dist.barrier()
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None = None) -> None:
         """`ray.train.report`, a barrier; returns when a restart would find the checkpoint."""
@@ -317,7 +293,7 @@ def _interruptible() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _watched(compute: LocalCompute | AttachedCompute) -> Generator[None]:
+def _watched(compute: Compute) -> Generator[None]:
     """Nobody takes this machine away from a run on it: no process waits for that."""
     if isinstance(compute, AttachedCompute) or PREEMPTION in os.environ:
         yield

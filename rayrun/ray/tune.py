@@ -21,7 +21,7 @@ from rayrun import storage
 from rayrun.config import ConfigError, Json
 from rayrun.progress import progress
 from rayrun.ray import trial as trials
-from rayrun.ray.compute import AttachedCompute, LocalCompute
+from rayrun.ray.compute import Compute
 from rayrun.ray.session import session
 from rayrun.ray.space import (
     AshaScheduler,
@@ -118,7 +118,7 @@ def search(
     argument: Json,
     plan: Search,
     *,
-    compute: LocalCompute | AttachedCompute,
+    compute: Compute,
     place: str,
     title: str = "search",
 ) -> list[Outcome]:
@@ -165,7 +165,7 @@ def _tuner(
     plan: Search,
     known: list[Point] | None,
     *,
-    compute: LocalCompute | AttachedCompute,
+    compute: Compute,
     place: str,
 ) -> Any:
     tune: Any = importlib.import_module("ray.tune")
@@ -228,7 +228,7 @@ def _begun(place: str) -> bool:
     )
 
 
-def _concurrent(plan: Search, compute: LocalCompute | AttachedCompute) -> int:
+def _concurrent(plan: Search, compute: Compute) -> int:
     """Trials at once, so that the workers of each find a place: else all wait for each other."""
     ray: Any = importlib.import_module("ray")
     there: dict[str, float] = ray.cluster_resources()

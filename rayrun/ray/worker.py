@@ -1,12 +1,14 @@
 """Worker: what a training loop may ask of whoever runs it. The loop is written against this and
 knows no Ray.
 
-Two hosts implement it: one process alone (`SingleWorker`, here) and Ray Train
-(`rayrun.ray.train.RayWorker`).
+Three hosts implement it: one process alone (`SingleWorker`, here), Ray Train
+(`rayrun.ray.train.RayWorker`) and bare processes of torch.distributed
+(`rayrun.ray.process_group.ProcessGroupWorker`).
 """
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -33,6 +35,14 @@ class Worker(Protocol):
 
     def gather_rows(self, rows: Tensor) -> list[Tensor]:
         """`rows` of every worker, in rank order; first axes may differ. A collective."""
+        ...
+
+    def exchange(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """Rows for each worker: the first `sent[0]` for worker 0, the next `sent[1]` for 1, ….
+
+        Returns the `received[i]` rows that worker i had for this one, in rank order; both sides
+        know the numbers. An all-to-all, a collective.
+        """
         ...
 
     def barrier(self) -> None:
@@ -82,6 +92,10 @@ class SingleWorker:
         """The rows themselves."""
         return [rows]
 
+    def exchange(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """The rows themselves."""
+        return rows
+
     def barrier(self) -> None:
         """There is nobody to wait for."""
 
@@ -89,25 +103,36 @@ class SingleWorker:
         """Keep a copy of the checkpoint directory, if one is given."""
         if checkpoint is None:
             return
-        kept = self._checkpoints()
-        number = int(kept[-1].name.split("_")[1]) + 1 if kept else 0
         with tempfile.TemporaryDirectory(prefix=".half-", dir=self.directory) as half:
             copy = Path(half) / "checkpoint"
             shutil.copytree(checkpoint, copy)
-            copy.rename(self.directory / f"checkpoint_{number:06d}")
-        for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
+            keep_checkpoint(copy, self.directory)
 
     def latest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint directory, or None."""
-        kept = self._checkpoints()
-        return kept[-1] if kept else None
+        return newest_checkpoint(self.directory)
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Nothing is shown: whoever runs a loop in its own process has its own display."""
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted(self.directory.glob("checkpoint_*"))
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The newest complete checkpoint in a directory of them, or None."""
+    kept = _checkpoints(directory)
+    return kept[-1] if kept else None
+
+
+def keep_checkpoint(whole: Path, directory: Path) -> None:
+    """Move a complete checkpoint under its final name; the newest `KEPT_CHECKPOINTS` stay."""
+    kept = _checkpoints(directory)
+    number = int(kept[-1].name.split("_")[1]) + 1 if kept else 0
+    whole.rename(directory / f"checkpoint_{number:06d}")
+    for old in _checkpoints(directory)[:-KEPT_CHECKPOINTS]:
+        shutil.rmtree(old)
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    return sorted(directory.glob("checkpoint_*"))
 
 
 def peak_memory_of(worker: Worker) -> int:

@@ -1,6 +1,6 @@
 import torch
 
-from infnet.model.tables import EmbeddingTables
+from infnet.model.tables import Brought, EmbeddingTables, Share
 from infnet.schema import PADDING, UNKNOWN, FieldSlot, TableSpec
 
 
@@ -67,3 +67,31 @@ def test_copies_widen_every_embedding_and_zero_copies_build_none(make_schema, ma
     none = EmbeddingTables(schema, copies=0)
     assert not list(none.parameters())
     assert torch.equal(none(batch).dense, batch.dense)
+
+
+def test_rows_that_were_brought_are_looked_up_as_in_a_whole_table(make_schema, make_batch):
+    """Of `item`, which a field and two sequences share; the gradient goes to the rows brought."""
+    schema = make_schema()
+    batch = make_batch(schema, 8)
+    torch.manual_seed(0)
+    whole = EmbeddingTables(schema)
+    torch.manual_seed(0)
+    split = EmbeddingTables(schema, share=Share(1, 3, frozenset({"item"})))
+    assert split.table("item").weight.shape == (7, 8)
+    (ids,) = split.needed(batch).values()
+    events = [batch.sequences[name].ids[..., 0] for name in ("clicked", "liked")]
+    found = {*batch.ids[:, 0].tolist(), *(i for e in events for i in e.flatten().tolist())}
+    assert ids.tolist() == sorted(found - {PADDING})
+    ids = torch.cat([torch.tensor([PADDING]), ids])
+    brought = Brought(ids, whole.table("item").weight[ids].detach().requires_grad_())
+    expected, embedded = whole(batch), split(batch, {"item": brought})
+    for each in ("fields", "sequences"):
+        for name, values in getattr(expected, each).items():
+            assert torch.equal(getattr(embedded, each)[name], values), name
+    for inputs in (expected, embedded):
+        sum(
+            x.square().sum() for x in (*inputs.fields.values(), *inputs.sequences.values())
+        ).backward()
+    gradient = brought.rows.grad.coalesce()
+    assert torch.equal(gradient.values(), whole.table("item").weight.grad.coalesce().values())
+    assert PADDING not in ids[gradient.indices()[0]]

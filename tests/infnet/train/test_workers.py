@@ -37,7 +37,13 @@ STRATEGIES = {
     "zero_1": "{type: deepspeed, zero_stage: 1}",
     "zero_2": "{type: deepspeed, zero_stage: 2}",
     "zero_3": "{type: deepspeed, zero_stage: 3}",
+    "ddp, split tables": "{type: ddp}",
+    "zero_1, split tables": "{type: deepspeed, zero_stage: 1}",
 }
+SPLIT = (
+    "features={user: {type: categorical, column: user, shard: rows}, "
+    "item: {type: categorical, column: item, shard: rows}}"
+)
 
 
 def weights(out):
@@ -50,6 +56,7 @@ def weights(out):
 
 def config_of(strategy):
     return written.config(
+        *([SPLIT] if "split" in strategy else []),
         "train.epochs=1",
         f"train.strategy={STRATEGIES[strategy]}",
         "train.micro_batch_size=8",
@@ -114,6 +121,14 @@ def test_two_workers_learn_what_one_learns(strategy, one_worker, two_workers):
         )
         moved = max(moved, float((expected - expected.mean()).abs().max()))
     assert moved > 5 * tolerance  # the weights are of a size at which a wrong sum would show
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero_1"])
+def test_split_tables_learn_what_whole_ones_learn(strategy, two_workers):
+    """To the last digit, with as many workers; 1e-6 would do."""
+    expected = weights(two_workers / strategy)
+    for name, tensor in weights(two_workers / f"{strategy}, split tables").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
 
 
 def test_both_workers_hold_the_hot_id(dataset):

@@ -1,0 +1,1 @@
+"""Kubernetes: verbs as RayJobs, deployments as RayServices, and nothing left behind."""
