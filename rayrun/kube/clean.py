@@ -15,6 +15,8 @@ PODS_S = 2.0
 REMOVED_S = 90.0
 """How long the exit handler waits for the jobs of a run to be gone."""
 NO_ANSWER_S = 60.0
+AT_A_DESK_S = 10.0
+"""Outside a pod a kubeconfig may name a cluster that is long gone, and somebody waits at Ctrl-C."""
 
 
 def remove_run(
@@ -46,7 +48,7 @@ def remove_run(
         wanted[KFP_LABEL] = label(kfp_run)
     try:
         api = Api(namespace=namespace, clock=clock)
-        api.patience_s = NO_ANSWER_S
+        api.patience_s = NO_ANSWER_S if api.connection.of_pod else AT_A_DESK_S
         jobs = api.list(RAYJOBS, labels=selector(wanted))
     except (ConfigError, Refused):
         return []

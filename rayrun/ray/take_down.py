@@ -39,7 +39,10 @@ def take_down(run: storage.Uri, names: Sequence[str], address: str) -> list[str]
             undeploy(*alone)
     except ConfigError as error:
         return [*notes, f"**The run put up {named} and could not take it down:** {error}"]
-    return [*notes, f"The run did not succeed, so {named}, which it had put up, was taken down again."]
+    return [
+        *notes,
+        f"The run did not succeed, so {named}, which it had put up, was taken down again.",
+    ]
 
 
 def _deployed(uri: str) -> Json:
