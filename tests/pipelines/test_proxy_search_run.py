@@ -1,20 +1,14 @@
 """The pipeline `proxy_search`, run whole on this machine: what the search finds is what is trained."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipelines.processes import below
 from pipelines.proxy_search import STEPS
+from tests.pipelines.whole_run import run_whole
 
-ROOT = Path(__file__).parents[2]
 SETS = (
     "data.source={type: simulate, rows: 4000, users: 200, items: 80}",
     "train.epochs=1",
@@ -27,23 +21,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.whole, pytest.mark.
 
 
 def run(root: Path) -> dict:
-    """The status of a run that ended well and left no process."""
-    scratch = tempfile.mkdtemp(prefix="s", dir="/tmp")  # short, for the sockets of Ray
-    before = {*root.glob("runs/*")}
-    command = [sys.executable, "-m", "pipelines", "run", "proxy_search", "--root", str(root)]
-    command += ["config=configs/infnet/smoke.yaml", *(f"--set={each}" for each in SETS)]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "TMPDIR": scratch},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    (folder,) = {*root.glob("runs/*")} - before
-    assert done.returncode == 0, f"{done.stderr}\n{(folder / 'pipeline.log').read_text()[-3000:]}"
-    assert below(scratch) == []
-    shutil.rmtree(scratch)
+    """The status of a run."""
+    words = ("config=configs/infnet/smoke.yaml", *(f"--set={each}" for each in SETS))
+    folder, _ = run_whole("proxy_search", root, *words)
     return json.loads((folder / "status.json").read_text())
 
 

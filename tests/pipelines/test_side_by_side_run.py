@@ -4,24 +4,17 @@ What a step that is refused, killed, interrupted or cached does is told by test_
 """
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipelines.processes import below
 from pipelines.side_by_side import STEPS
 from rayrun.manifest import content_of
+from tests.pipelines.whole_run import run_whole
 
-ROOT = Path(__file__).parents[2]
 WORLD = "rows: 20000, users: 400, items: 120, drift_days: 28.0, random_share: 0.0"
 """The videos of both logs are the same."""
 MEMORY = "compute.object_store_bytes=200000000"
@@ -69,33 +62,17 @@ class Whole:
 def whole(tmp_path_factory) -> Whole:
     """All of it: with the search for proxies, and with the vectors of items in the scorer."""
     root = tmp_path_factory.mktemp("side") / "root"
-    scratch = tempfile.mkdtemp(prefix="s", dir="/tmp")  # short, for the sockets of Ray
-    command = [
-        *(sys.executable, "-m", "pipelines", "run", "side_by_side", "--root", str(root)),
+    folder, out = run_whole(
+        "side_by_side",
+        root,
         *("config=configs/infnet/smoke.yaml", "llm_config=configs/layer_select/quick.yaml"),
         *("llm_features=true", f"live={root}/live/scorer", f"llm_live={root}/live/recommender"),
         *(f"--set={each}" for each in SETS),
         f"llm_sets={json.dumps(LLM_SETS)}",
         *("--serve", "--exit"),
-    ]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "TMPDIR": scratch},
-        capture_output=True,
-        text=True,
-        check=False,
     )
-    (folder,) = (root / "runs").iterdir()
-    said = f"{done.stderr}\n{done.stdout}\n{(folder / 'pipeline.log').read_text()[-3000:]}"
-    assert done.returncode == 0, said
-    until = time.monotonic() + 20
-    while (left := below(scratch)) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert left == [], "processes are left"
-    shutil.rmtree(scratch)
     status = json.loads((folder / "status.json").read_text())
-    return Whole(root, folder, done.stdout, status, (folder / "report.html").read_text())
+    return Whole(root, folder, out, status, (folder / "report.html").read_text())
 
 
 def uri(whole: Whole, step: str) -> Path:
