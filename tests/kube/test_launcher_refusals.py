@@ -343,8 +343,11 @@ def test_without_a_cluster_or_with_another_context_it_says_what_is_needed(
         Api()
 
 
-def test_a_token_for_ray_is_needed_here_too(sim, monkeypatch):
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+def test_a_token_for_ray_is_needed_here_too(sim, monkeypatch, tmp_path):
+    # A Ray that another test opened in this process leaves the mode and the user's own token.
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
     refused(sim, "compute.token_secret (t) needs the token here too", token_secret="t")
 
 
